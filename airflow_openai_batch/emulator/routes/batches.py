@@ -1,0 +1,47 @@
+"""``/v1/batches``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response  # noqa: TC002 - FastAPI reads the annotations
+
+from airflow_openai_batch.emulator.batches import BatchCreate  # noqa: TC001 - likewise
+from airflow_openai_batch.emulator.calls import Call
+from airflow_openai_batch.emulator.errors import json_response
+from airflow_openai_batch.emulator.state import Emulator  # noqa: TC001 - likewise
+
+router = APIRouter(prefix="/v1/batches", route_class=Call)
+
+
+@router.post("", name="batches.create")
+async def create(asked: BatchCreate, state: Emulator) -> Response:
+    """Make a batch of a file."""
+    file = state.files.for_batch(asked.input_file_id)
+    batch = state.batches.create(asked, file, state.faults.for_batch)
+    state.runner.start(batch)
+    return json_response(batch.to_json())
+
+
+@router.get("", name="batches.list")
+async def list_batches(
+    state: Emulator, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> Response:
+    """List batches, newest first."""
+    return json_response(state.batches.page(after=after, limit=limit))
+
+
+@router.get("/{batch_id}", name="batches.retrieve")
+async def retrieve(batch_id: str, state: Emulator) -> Response:
+    """Show a batch."""
+    return json_response(state.batches.get(batch_id).to_json())
+
+
+@router.post("/{batch_id}/cancel", name="batches.cancel")
+async def cancel(batch_id: str, state: Emulator) -> Response:
+    """Cancel a batch."""
+    batch = state.batches.get(batch_id)
+    state.batches.cancel(batch)
+    state.ledger.batch_changed(batch.id, status=batch.status)
+    return json_response(batch.to_json())

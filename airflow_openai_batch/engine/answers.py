@@ -1,0 +1,240 @@
+"""What one line of an output or error file means: a status, an output, a reason, tokens, an error.
+
+Pure, and the only place that knows the shapes of answers. Gateways differ, so shapes are read leniently: a body given
+as a JSON string, an error without a code, a status of 0 are all met in the wild.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import jsonlines
+import orjson
+
+from airflow_openai_batch.engine.models import Status, Usage
+
+RETRYABLE_HTTP = frozenset({0, 408, 409, 429})
+"""Failures in passing, besides 5xx; 0 is what some servers say when nothing was called."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a row.
+
+    :param may_repeat: whether the same request could end otherwise; False once it was answered for good.
+    :param output: text, parsed JSON, an embedding, or the body where there is no shorter form.
+    """
+
+    wire: str
+    status: Status
+    may_repeat: bool = False
+    output: Any = None
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    error: dict[str, Any] | None = None
+
+
+Check = Callable[[Any], "str | None"]
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line's object with its ``custom_id``, or None where it has none or isn't JSON."""
+    try:
+        value = jsonlines.Reader((line,), loads=orjson.loads).read(type=dict)
+    except (jsonlines.InvalidLineError, EOFError):
+        return None
+    return value if isinstance(value.get("custom_id"), str) else None
+
+
+def read_line(value: dict[str, Any], check: Check | None) -> Answer:
+    """Say what a parsed line means.
+
+    :param check: says what is wrong with a parsed structured answer; None where answers are plain text.
+    """
+    wire = value["custom_id"]
+    error, response = value.get("error"), value.get("response")
+    if error:
+        return _not_run(wire, error)
+    if not isinstance(response, dict):
+        return _failed(wire, None, {"code": "no_response", "message": "the line has neither response nor error"})
+    body = _body(response.get("body"))
+    status = response.get("status_code")
+    status = status if isinstance(status, int) else 0
+    if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return _failed(wire, status, _error_of(body))
+    if not isinstance(body, dict):
+        problem = {"code": "invalid_body", "message": "the answer's body isn't an object", "status_code": status}
+        return Answer(wire, "invalid", may_repeat=True, output=body, error=problem)
+    return _answered(wire, body, check)
+
+
+def _not_run(wire: str, error: Any) -> Answer:
+    error = error if isinstance(error, dict) else {"message": str(error)}
+    code = error.get("code")
+    told = {"code": code, "message": error.get("message")}
+    if code == "batch_expired":
+        return Answer(wire, "expired", may_repeat=True, error=told)
+    if code == "batch_cancelled":
+        return Answer(wire, "cancelled", may_repeat=True, error=told)
+    return Answer(wire, "failed", may_repeat=True, error=told)
+
+
+def _failed(wire: str, status: int | None, error: dict[str, Any]) -> Answer:
+    code = error.get("code")
+    told = {"code": code, "message": error.get("message"), "status_code": status}
+    if code == "content_filter":
+        return Answer(wire, "filtered", error=told)
+    passing = status is None or status in RETRYABLE_HTTP or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return Answer(wire, "failed", may_repeat=passing, error=told)
+
+
+def _body(body: Any) -> Any:
+    if isinstance(body, str):
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return body
+    return body
+
+
+def _error_of(body: Any) -> dict[str, Any]:
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        return {"code": error.get("code") or error.get("type"), "message": error.get("message")}
+    return {"code": None, "message": None if error is None else str(error)[:1000]}
+
+
+def _answered(wire: str, body: dict[str, Any], check: Check | None) -> Answer:
+    read = _SHAPES.get(str(body.get("object")), _whole)
+    try:
+        status, output, reason = read(body)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
+        status, output, reason = "invalid", body, None
+        error: dict[str, Any] | None = {"code": "invalid_body", "message": f"unexpected shape: {problem!r}"}
+    else:
+        error = _error_of(body) if status == "failed" else None
+    if status == "refused":
+        error = {"code": "refusal", "message": output}
+        output = None
+    # What is no text (tool calls, several choices) has no schema to fit, and asking again would be paid again.
+    if status == "succeeded" and check is not None and (output is None or isinstance(output, str)):
+        status, output, error = _structured(output, check)
+    model = body.get("model")
+    return Answer(
+        wire,
+        status,
+        may_repeat=status in {"invalid", "failed"},
+        output=output,
+        finish_reason=reason,
+        model=model if isinstance(model, str) else None,
+        usage=usage_of(body.get("usage")),
+        error=error,
+    )
+
+
+def _structured(output: Any, check: Check) -> tuple[Status, Any, dict[str, Any] | None]:
+    if output is None:
+        return "invalid", None, {"code": "invalid_json", "message": "the answer has no text"}
+    try:
+        value = orjson.loads(output)
+    except orjson.JSONDecodeError as problem:
+        return "invalid", output, {"code": "invalid_json", "message": f"not JSON: {problem}"}
+    wrong = check(value)
+    if wrong is not None:
+        return "invalid", value, {"code": "schema_mismatch", "message": wrong}
+    return "succeeded", value, None
+
+
+_Reading = tuple[Status, Any, "str | None"]
+_FINISH: dict[str | None, Status] = {
+    "length": "truncated",
+    "content_filter": "filtered",
+    "max_output_tokens": "truncated",
+}
+
+
+def _chat(body: dict[str, Any]) -> _Reading:
+    choices = body["choices"]
+    if len(choices) > 1:
+        return "succeeded", body, choices[0].get("finish_reason")
+    message, reason = choices[0]["message"], choices[0].get("finish_reason")
+    if message.get("refusal"):
+        return "refused", message["refusal"], reason
+    content = message.get("content")
+    output = message if content is None and message.get("tool_calls") else content
+    return _FINISH.get(reason, "succeeded"), output, reason
+
+
+def _completion(body: dict[str, Any]) -> _Reading:
+    choices = body["choices"]
+    if len(choices) > 1:
+        return "succeeded", body, choices[0].get("finish_reason")
+    reason = choices[0].get("finish_reason")
+    return _FINISH.get(reason, "succeeded"), choices[0]["text"], reason
+
+
+def _response(body: dict[str, Any]) -> _Reading:
+    state = body.get("status")
+    if state == "failed":
+        return "failed", None, state
+    contents = [content for item in body["output"] if item.get("type") == "message" for content in item["content"]]
+    refusals = [content["refusal"] for content in contents if content.get("type") == "refusal"]
+    if refusals:
+        return "refused", "".join(refusals), state
+    texts = [content["text"] for content in contents if content.get("type") == "output_text"]
+    output: Any = "".join(texts) if texts else None
+    if state == "incomplete":
+        reason = (body.get("incomplete_details") or {}).get("reason")
+        return _FINISH.get(reason, "truncated"), output, reason
+    if output is None and body["output"]:
+        output = body["output"]
+    return "succeeded", output, state
+
+
+def _list(body: dict[str, Any]) -> _Reading:
+    data = body["data"]
+    if "embedding" not in data[0]:
+        return "succeeded", body, None
+    vectors = [item["embedding"] for item in sorted(data, key=lambda item: int(item.get("index", 0)))]
+    return "succeeded", vectors[0] if len(vectors) == 1 else vectors, None
+
+
+def _whole(body: dict[str, Any]) -> _Reading:
+    if "choices" in body:
+        return _chat(body) if "message" in body["choices"][0] else _completion(body)
+    return "succeeded", body, None
+
+
+_SHAPES: dict[str, Callable[[dict[str, Any]], _Reading]] = {
+    "chat.completion": _chat,
+    "text_completion": _completion,
+    "response": _response,
+    "list": _list,
+}
+
+
+def usage_of(usage: Any) -> Usage | None:
+    """Return tokens under one set of names, whichever endpoint they came from."""
+    if not isinstance(usage, dict):
+        return None
+
+    def number(*names: str) -> int:
+        return next((value for name in names if isinstance(value := usage.get(name), int)), 0)
+
+    def detail(group: tuple[str, ...], name: str) -> int:
+        details = next((value for key in group if isinstance(value := usage.get(key), dict)), {})
+        value = details.get(name)
+        return value if isinstance(value, int) else 0
+
+    inputs, outputs = number("input_tokens", "prompt_tokens"), number("output_tokens", "completion_tokens")
+    return Usage(
+        input_tokens=inputs,
+        cached_tokens=detail(("input_tokens_details", "prompt_tokens_details"), "cached_tokens"),
+        output_tokens=outputs,
+        reasoning_tokens=detail(("output_tokens_details", "completion_tokens_details"), "reasoning_tokens"),
+        total_tokens=number("total_tokens") or inputs + outputs,
+    )

@@ -1,0 +1,62 @@
+"""What the engine asks of a Batch API. ``airflow_openai_batch.client`` answers it with the OpenAI SDK.
+
+Every method raises the errors of ``airflow_openai_batch.exceptions`` and nothing else. ``create_batch`` never repeats
+itself: what a lost answer did is found out by listing, not by sending again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from airflow_openai_batch.engine.models import BatchSnapshot, RemoteFile
+
+
+class BatchAPI(Protocol):
+    """The calls of a job."""
+
+    def upload(self, name: str, opener: Callable[[], BinaryIO]) -> RemoteFile:
+        """Upload a file with purpose ``batch``, streamed; ``opener`` is called anew for each try."""
+        ...
+
+    def files_named(self, name: str, *, since: float) -> list[RemoteFile]:
+        """Return the uploaded files of that name, looking back to ``since`` (seconds of the epoch)."""
+        ...
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete a file; one that isn't there is no error."""
+        ...
+
+    def create_batch(
+        self,
+        *,
+        input_file_id: str,
+        endpoint: str,
+        completion_window: str,
+        metadata: Mapping[str, str],
+        output_expires_after: int | None = None,
+    ) -> BatchSnapshot:
+        """Create a batch with one single call.
+
+        :raises UnreachableError: whether a batch was made is unknown.
+        :raises APIError: any other: no batch was made.
+        """
+        ...
+
+    def retrieve_batch(self, batch_id: str) -> BatchSnapshot:
+        """Return one batch."""
+        ...
+
+    def list_batches(self) -> Iterator[BatchSnapshot]:
+        """Yield all batches, newest first, a page of 100 at a time as they are asked for."""
+        ...
+
+    def cancel_batch(self, batch_id: str) -> BatchSnapshot:
+        """Cancel a batch; one that has ended already is returned as it is."""
+        ...
+
+    def download(self, file_id: str, target: BinaryIO) -> int:
+        """Stream a file's content into ``target`` (seekable, empty), resuming where a transfer broke; its bytes."""
+        ...

@@ -1,0 +1,181 @@
+"""OpenAI's files -> raw on the store, streamed through a spool on the local disk, and counted on the way.
+
+Output and error file are both read whatever the batch's status: an expired or cancelled batch keeps, and charges, what
+it finished. A file is published whole or not at all, and the ``end`` entry is written only when both are there.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from airflow_openai_batch.engine.answers import Check, parse_line, read_line
+from airflow_openai_batch.engine.models import Attempt, BatchIssue, BatchSnapshot, EndRecord, RowIssue, Shard, Usage
+from airflow_openai_batch.engine.planner import SHARDS
+from airflow_openai_batch.engine.requests import row_of
+from airflow_openai_batch.engine.results import RAW, absent
+from airflow_openai_batch.engine.rounds import compress, expand
+from airflow_openai_batch.exceptions import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from airflow_openai_batch.engine.api import BatchAPI
+    from airflow_openai_batch.engine.store import Store
+
+log = logging.getLogger(__name__)
+
+MAX_ISSUES = 1_000
+"""Validation errors kept by row; a batch with more is taken to have failed as a whole."""
+
+_PIECE = 1 << 20
+
+
+@dataclass
+class _Count:
+    rows: dict[str, int] = field(default_factory=dict)
+    open: dict[str, list[int]] = field(default_factory=dict)
+    noise: dict[str, int] = field(default_factory=lambda: {"duplicate": 0, "unknown": 0, "unreadable": 0})
+    usage: dict[str, Usage] = field(default_factory=dict)
+    answered: int = 0
+
+    def add(self, row: int, status: str, *, may_repeat: bool, open_as: str = "") -> None:
+        self.rows[status] = self.rows.get(status, 0) + 1
+        if may_repeat:
+            self.open.setdefault(open_as or status, []).append(row)
+
+
+class Collector:
+    """Brings ended batches to the store.
+
+    :param foreign: the batch was made elsewhere: its wire ids are the user's own, none of its rows goes again.
+    """
+
+    def __init__(
+        self, api: BatchAPI, store: Store, check: Check | None, clock: Callable[[], float], *, foreign: bool
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._check = check
+        self._clock = clock
+        self._foreign = foreign
+
+    def collect(self, shard: Shard, attempt: Attempt, snapshot: BatchSnapshot) -> EndRecord:
+        """Fetch what the batch returned and say what is in it."""
+        count = _Count()
+        seen: set[str] = set()
+        sizes = {
+            kind: self._fetch(f"{RAW}/{attempt.key}.{kind}.jsonl", file_id, shard, count, seen)
+            for kind, file_id in (("output", snapshot.output_file_id), ("error", snapshot.error_file_id))
+        }
+        issues, failure = self._issues(shard, snapshot)
+        end = EndRecord(
+            at=self._clock(),
+            batch_id=snapshot.id,
+            status=snapshot.status,
+            output_bytes=sizes["output"],
+            error_bytes=sizes["error"],
+            files=tuple(file_id for file_id in (snapshot.output_file_id, snapshot.error_file_id) if file_id),
+            rows={},
+            open={},
+            answered=count.answered,
+            usage=count.usage,
+            noise=count.noise,
+            issues=issues,
+            failure=failure,
+        )
+        if len(seen) < shard.rows:
+            by_row = {issue.row: issue for issue in issues}
+            for row, wire in self._members(shard):
+                if wire not in seen:
+                    answer = absent(wire, end, by_row.get(row))
+                    # A row that never ran because of others in its batch has not had a try.
+                    open_as = "blocked" if snapshot.status == "failed" else ""
+                    count.add(row, answer.status, may_repeat=answer.may_repeat, open_as=open_as)
+        ranges = {} if self._foreign else {status: compress(sorted(rows)) for status, rows in count.open.items()}
+        return EndRecord(**{**end.__dict__, "rows": count.rows, "open": ranges})
+
+    def _fetch(self, name: str, file_id: str | None, shard: Shard, count: _Count, seen: set[str]) -> int | None:
+        if not file_id:
+            return None
+        with tempfile.TemporaryFile(prefix="openai-batch-") as spool:
+            try:
+                size = self._api.download(file_id, spool)
+            except NotFoundError:
+                log.warning("File %s isn't there though its batch names it; its rows are missing", file_id)
+                return None
+            spool.seek(0)
+            self._scan(spool, shard, count, seen)
+            spool.seek(0)
+            with self._store.publish(name) as target:
+                shutil.copyfileobj(spool, target, _PIECE)
+        return size
+
+    def _scan(self, lines: BinaryIO, shard: Shard, count: _Count, seen: set[str]) -> None:
+        for line in lines:
+            if not line.strip():
+                continue
+            value = parse_line(line)
+            if value is None:
+                count.noise["unreadable"] += 1
+                continue
+            answer = read_line(value, self._check)
+            row: int | None = 0 if self._foreign else row_of(answer.wire)
+            if row is None or not (self._foreign or self._holds(shard, row)):
+                count.noise["unknown"] += 1
+            elif answer.wire in seen:
+                count.noise["duplicate"] += 1
+            else:
+                seen.add(answer.wire)
+                if answer.usage is not None:
+                    model = shard.model or answer.model or ""
+                    count.usage[model] = count.usage.get(model, Usage()) + answer.usage
+                count.answered += answer.status not in {"expired", "cancelled"}
+                count.add(row, answer.status, may_repeat=answer.may_repeat)
+
+    @staticmethod
+    def _holds(shard: Shard, row: int) -> bool:
+        if not shard.first <= row <= shard.last:
+            return False
+        if shard.spans is None:
+            return True
+        place = bisect_right(shard.spans, (row, shard.last)) - 1
+        return place >= 0 and shard.spans[place][0] <= row <= shard.spans[place][1]
+
+    def _members(self, shard: Shard) -> Iterable[tuple[int, str]]:
+        """Yield the rows of a shard with their wire ids, in the order of its lines."""
+        if shard.spans is not None and not self._foreign:
+            for row in expand(shard.spans):
+                yield row, f"r{row}"
+            return
+        with self._store.open(f"{SHARDS}/{shard.name}") as lines:
+            for number, line in enumerate(lines):
+                value = parse_line(line)
+                if value is not None:
+                    ours = None if self._foreign else row_of(value["custom_id"])
+                    yield number if ours is None else ours, value["custom_id"]
+
+    def _issues(self, shard: Shard, snapshot: BatchSnapshot) -> tuple[tuple[RowIssue, ...], RowIssue | None]:
+        """Map a failed batch's errors to rows; what has no line failed the batch as a whole."""
+        if snapshot.status != "failed":
+            return (), None
+        by_line = {issue.line: issue for issue in snapshot.errors if issue.line}
+        whole = [issue for issue in snapshot.errors if not issue.line]
+        if not by_line or len(by_line) > MAX_ISSUES:
+            return (), _row_issue(
+                -1, (whole or [*by_line.values(), BatchIssue("batch_failed", "no reason was given")])[0]
+            )
+        rows = [
+            _row_issue(row, by_line[number])
+            for number, (row, _wire) in enumerate(self._members(shard), 1)
+            if number in by_line
+        ]
+        return tuple(rows), _row_issue(-1, whole[0]) if whole else None
+
+
+def _row_issue(row: int, issue: BatchIssue) -> RowIssue:
+    return RowIssue(row, issue.code, issue.message)

@@ -1,0 +1,281 @@
+"""What to do next. Pure: the journal, what the batches looked like, and the time; no I/O, no clock.
+
+A shard's trail of attempts says where it stands:
+
+====================================  ================================================================
+trail                                 what follows
+====================================  ================================================================
+none, or the last one void            submit (after a pause, if the queue was full)
+upload, no intent                     submit: the upload is found by its name, or made again
+intent, no batch                      look the batch up by its metadata; give up when it can't exist
+batch, no end                         watch; when it has ended, collect
+end                                   over
+====================================  ================================================================
+
+When every shard of a round is over, the rows that may go again make the next round; when there are none, the job can
+be landed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from airflow_openai_batch.engine.models import Attempt, BatchSnapshot, Key, Range, Shard, Waiting
+from airflow_openai_batch.engine.queueing import pause_until, too_large
+from airflow_openai_batch.engine.rounds import rows_to_repeat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_openai_batch.engine.journal import JobState
+
+QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user and the clock allow.
+
+    :param max_rounds: tries a row may have; 0 for a batch that is only landed.
+    :param max_enqueued_tokens: estimated input tokens that may be in flight at once, None for no limit of ours.
+    :param create_timeout: seconds within which a create call ends.
+    :param create_grace: seconds after which a batch that exists is listed.
+    :param overdue: seconds after a batch's window, or after its cancellation, at which it is taken to be stuck.
+    :param plan_patience: seconds that an attempt whose planning was overtaken waits for the other's plan.
+    :param queue_pause: seconds after the first refusal for a full queue; doubles with each.
+    """
+
+    max_rounds: int = 2
+    max_enqueued_tokens: int | None = None
+    create_timeout: float = 30.0
+    create_grace: float = 30.0
+    overdue: float = 3600.0
+    queue_pause: float = 30.0
+    plan_patience: float = 10.0
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Upload the shard if need be, and create its batch."""
+
+    shard: Shard
+    key: Key
+
+
+@dataclass(frozen=True)
+class Resolve:
+    """Find out whether the create whose answer is unknown made a batch."""
+
+    attempt: Attempt
+    give_up: bool
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Bring what an ended batch returned to the store."""
+
+    shard: Shard
+    attempt: Attempt
+    snapshot: BatchSnapshot
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """A batch failed for a full queue or a file that wasn't there yet: nothing ran, the shard goes again."""
+
+    attempt: Attempt
+    snapshot: BatchSnapshot
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """Make a round of the rows that may go again."""
+
+    number: int
+    rows: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class CancelOverdue:
+    """Cancel a batch that should have ended long ago."""
+
+    attempt: Attempt
+    snapshot: BatchSnapshot
+
+
+@dataclass(frozen=True)
+class Split:
+    """Halve a shard that is too large for the model's queue."""
+
+    shard: Shard
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Report a row that is too large for the model's queue all by itself."""
+
+    shard: Shard
+    attempt: Attempt
+
+
+Step = Submit | Resolve | Collect | Requeue | OpenRound | CancelOverdue | Split | GiveUp
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Steps to take now; without any, either what to wait for, or None: the job can be landed."""
+
+    steps: tuple[Step, ...]
+    waiting: Waiting | None
+
+
+def decide(
+    state: JobState,
+    snapshots: Mapping[str, BatchSnapshot],
+    now: float,
+    rules: Rules,
+    *,
+    looked_up: frozenset[Key] = frozenset(),
+) -> Decision:
+    """Say what to do next.
+
+    :param state: the journal.
+    :param snapshots: the batches in flight as the API just showed them, by id.
+    :param now: seconds of the epoch.
+    :param looked_up: attempts whose batch was looked for just now and not found.
+    """
+    survey = _Survey(state, snapshots, now, rules, looked_up)
+    for shards in state.rounds:
+        for shard in shards:
+            survey.look_at(shard)
+    survey.make_room()
+    if survey.steps:
+        return Decision(tuple(survey.steps), None)
+    if survey.watched or survey.times:
+        return Decision((), survey.waiting())
+    rows = rows_to_repeat(state, rules.max_rounds)
+    if rows:
+        return Decision((OpenRound(len(state.rounds), rows),), None)
+    return Decision((), None)
+
+
+class _Survey:
+    """Where every shard stands, gathered one by one."""
+
+    def __init__(
+        self,
+        state: JobState,
+        snapshots: Mapping[str, BatchSnapshot],
+        now: float,
+        rules: Rules,
+        looked_up: frozenset[Key],
+    ) -> None:
+        self._state = state
+        self._snapshots = snapshots
+        self._now = now
+        self._rules = rules
+        self._looked_up = looked_up
+        self._ready: list[tuple[Shard, Key]] = []
+        self._refused: list[tuple[Shard, tuple[Attempt, ...]]] = []
+        self._held: list[Shard] = []
+        self._tokens = 0
+        self._busy: set[str] = set()
+        self._looking = False
+        self.steps: list[Step] = []
+        self.watched: list[str] = []
+        self.times: list[float] = []
+
+    def look_at(self, shard: Shard) -> None:
+        trail = self._state.of(shard)
+        last = trail[-1] if trail else None
+        if last is None:
+            self._ready.append((shard, Key(shard.number, shard.round, 0)))
+        elif last.end:
+            return
+        elif last.void:
+            self._refused.append((shard, trail))
+        elif last.batch:
+            self._in_flight(shard, last, last.batch.batch_id)
+        elif last.intent:
+            sent = last.intent.at + self._rules.create_timeout
+            self._unclear(shard, last, (last.fence.at if last.fence else sent) + self._rules.create_grace)
+        else:
+            self._ready.append((shard, last.key))
+
+    def _in_flight(self, shard: Shard, last: Attempt, batch_id: str) -> None:
+        self._tokens += shard.tokens
+        self._busy.add(shard.model)
+        snapshot = self._snapshots.get(batch_id)
+        if snapshot is None:
+            self.watched.append(batch_id)
+        elif not snapshot.ended:
+            self._running(shard, last, snapshot)
+        elif _never_ran(snapshot):
+            self.steps.append(Requeue(last, snapshot))
+        else:
+            self.steps.append(Collect(shard, last, snapshot))
+
+    def _running(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot) -> None:
+        """Watch a batch, unless it is stuck: cancelled when its window is long over, and then given up in its turn."""
+        late = math.inf if snapshot.expires_at is None else snapshot.expires_at + self._rules.overdue
+        if last.cancel is not None:
+            late = max(late, last.cancel.at + self._rules.overdue)
+        if self._now < late:
+            self.watched.append(snapshot.id)
+            if late < math.inf:
+                self.times.append(late)
+        elif last.cancel is None:
+            self.steps.append(CancelOverdue(last, snapshot))
+        else:
+            self.steps.append(Collect(shard, last, replace(snapshot, status="expired")))
+
+    def _unclear(self, shard: Shard, last: Attempt, deadline: float) -> None:
+        self._tokens += shard.tokens
+        self._busy.add(shard.model)
+        if last.key not in self._looked_up or deadline <= self._now:
+            self.steps.append(Resolve(last, give_up=deadline <= self._now))
+        else:
+            self.times.append(deadline)
+            self._looking = True
+
+    def make_room(self) -> None:
+        """Submit the shards that fit, in order; hold back those of a model whose queue is full."""
+        for shard, trail in self._refused:
+            self._go_again(shard, trail)
+        self._ready.sort(key=lambda entry: (entry[1].round, entry[1].shard))
+        full = {shard.model for shard in self._held}
+        limit = self._rules.max_enqueued_tokens
+        for shard, key in self._ready:
+            if shard.model in full or (limit is not None and self._tokens and self._tokens + shard.tokens > limit):
+                self._held.append(shard)
+            else:
+                self._tokens += shard.tokens
+                self.steps.append(Submit(shard, key))
+
+    def _go_again(self, shard: Shard, trail: tuple[Attempt, ...]) -> None:
+        pause = pause_until(trail, self._state, self._rules.queue_pause)
+        if too_large(shard, trail, alone=shard.model not in self._busy):
+            self.steps.append(Split(shard) if shard.rows > 1 else GiveUp(shard, trail[-1]))
+        elif pause is not None and pause > self._now:
+            self._held.append(shard)
+            self.times.append(pause)
+        else:
+            self._ready.append((shard, Key(shard.number, shard.round, len(trail))))
+
+    def waiting(self) -> Waiting:
+        reason = f"{len(self.watched)} batch(es) running"
+        if self._held:
+            reason += f", {len(self._held)} shard(s) waiting for room in the queue"
+        if self._looking:
+            reason += ", a create whose answer was lost is being looked for"
+        wake: Literal["any", "all"] = "any" if self._held else "all"
+        return Waiting(tuple(self.watched), wake, min(self.times, default=None), reason)
+
+
+def _never_ran(snapshot: BatchSnapshot) -> bool:
+    return snapshot.status == "failed" and any(
+        issue.code in QUEUE_FULL_CODES or "cannot find file" in (issue.message or "").lower()
+        for issue in snapshot.errors
+    )

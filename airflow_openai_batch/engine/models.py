@@ -1,0 +1,373 @@
+"""The frozen dataclasses that travel between the rooms of the engine.
+
+Those that are written to the store are read back through ``journal``, which checks each field's type, so they hold
+plain JSON types alone. Times are seconds of the epoch (float, UTC) as this process's clock gave them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal[
+    "succeeded", "failed", "invalid", "refused", "truncated", "filtered", "expired", "cancelled", "missing"
+]
+STATUSES: tuple[Status, ...] = (
+    "succeeded",
+    "failed",
+    "invalid",
+    "refused",
+    "truncated",
+    "filtered",
+    "expired",
+    "cancelled",
+    "missing",
+)
+"""Every status that a result can have, as the README lists them."""
+
+TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+"""Statuses after which a batch changes no more."""
+
+Range = tuple[int, int]
+"""First and last row number, both included."""
+
+
+@dataclass(frozen=True)
+class BatchIssue:
+    """One entry of a batch's ``errors.data``: why it failed validation. ``line`` counts from 1, None for the whole."""
+
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A batch's ``request_counts``. ``failed`` leaves out rows that never ran."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class BatchSnapshot:
+    """A batch as the API showed it at one moment; ids that aren't known yet are None."""
+
+    id: str
+    status: str
+    endpoint: str = ""
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: float = 0.0
+    expires_at: float | None = None
+    counts: Counts = field(default_factory=Counts)
+    errors: tuple[BatchIssue, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the batch changes no more."""
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at OpenAI."""
+
+    id: str
+    name: str
+    bytes: int
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens, summed over what was billed: answers of every round, whatever their status."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.total_tokens + other.total_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of requests that fits one batch.
+
+    :param rows: how many requests it holds.
+    :param spans: the row numbers it holds, as ranges; None where they are many and scattered: the file itself tells.
+    :param tokens: input tokens, estimated at four bytes of the request a token.
+    :param digest: BLAKE2b of the file as planned, so that a changed file is never uploaded.
+    """
+
+    number: int
+    round: int
+    rows: int
+    bytes: int
+    model: str
+    first: int
+    last: int
+    spans: tuple[Range, ...] | None
+    tokens: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """File name below ``_job/shards``, without its folder."""
+        return f"{self.number:05d}.jsonl" if self.round == 0 else f"{self.number:05d}.r{self.round}.jsonl"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of consecutive rows that is landed as one file of results.
+
+    :param digest: BLAKE2b of its joints, so that a row's columns never stand beside another row's answer; empty for a
+        batch that was made elsewhere.
+    """
+
+    number: int
+    first: int
+    rows: int
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class SourceSpan:
+    """From ``row`` on, rows are consecutive lines of ``path``, the first of them ``line`` (from 1)."""
+
+    row: int
+    path: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the planner made of the source."""
+
+    rows: int
+    shards: tuple[Shard, ...]
+    parts: tuple[Part, ...]
+    sources: tuple[SourceSpan, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """``_job/job.json``: who the job is and what was planned. Written once, when the plan is complete.
+
+    :param owner: what identifies the task instance (or any other caller); equal owners are tries of one task.
+    :param parameters: everything that shapes requests or results, so that a change can be named.
+    :param settings: what may be changed between tries: rounds, limits, metadata and the like.
+    :param listing: fingerprint of the source's files (names, sizes, times), None for other sources.
+    :param foreign: the batch that was made elsewhere and is only landed here, or None.
+    """
+
+    version: int
+    job: str
+    destination: str
+    created_at: float
+    owner: dict[str, str]
+    parameters: dict[str, Any]
+    settings: dict[str, Any]
+    listing: str | None
+    plan: Plan
+    foreign: str | None = None
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """``_job/rounds/1.json``: the shards of a later round. Written once, when they are on the store."""
+
+    round: int
+    created_at: float
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """``_job/rounds/0.0.split.json``: a shard that is too large for the model's queue, and its halves instead of it."""
+
+    round: int
+    number: int
+    shards: tuple[Shard, Shard]
+
+
+FIRST_HALF = 200_000
+"""Shards from this number on are halves: those of ``n`` are ``2n`` and ``2n + 1``, whole ones counted from 100,000."""
+
+
+def halves_of(number: int) -> tuple[int, int]:
+    """Return the numbers of a shard's halves; every process finds the same."""
+    place = number if number >= FIRST_HALF else number + FIRST_HALF // 2
+    return 2 * place, 2 * place + 1
+
+
+def root_of(number: int) -> int:
+    """Return the number of the planned shard that a half, or a half of a half, came from."""
+    while number >= FIRST_HALF:
+        number //= 2
+    return number if number < FIRST_HALF // 2 else number - FIRST_HALF // 2
+
+
+@dataclass(frozen=True)
+class UploadRecord:
+    """An upload is about to begin: a file of this name may exist at OpenAI from now on."""
+
+    at: float
+    file_name: str
+
+
+@dataclass(frozen=True)
+class IntentRecord:
+    """A create is about to be sent: a batch of this file, with this key's metadata, may exist from now on.
+
+    :param file_created_at: by OpenAI's clock; no batch of the file is older, however wrong our clock is.
+    """
+
+    at: float
+    file_id: str
+    file_created_at: float
+
+
+@dataclass(frozen=True)
+class FenceRecord:
+    """The attempt's file was deleted: a create that a process which stood still sends yet is refused."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """The batch of an attempt is known."""
+
+    at: float
+    batch_id: str
+    adopted: bool = False
+
+
+@dataclass(frozen=True)
+class VoidRecord:
+    """An attempt that provably bought nothing: refused, absent, or a full queue."""
+
+    at: float
+    reason: Literal["refused", "absent", "queue_full", "file_not_found"]
+    message: str
+
+
+@dataclass(frozen=True)
+class CancelRecord:
+    """The batch's cancellation was asked for.
+
+    :param again: whether its unfinished rows go again when the job goes on: they do when a task was killed and is run
+        anew, they don't when somebody wanted the job to stop.
+    """
+
+    at: float
+    reason: str
+    again: bool
+
+
+@dataclass(frozen=True)
+class RowIssue:
+    """A row that failed its batch's validation."""
+
+    row: int
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True)
+class EndRecord:
+    """A batch has ended and all that it returned is on the store.
+
+    :param files: ids of what it left at OpenAI.
+    :param rows: results by status, the rows in neither file counted as missing.
+    :param open: by status, the rows that may go again, as ranges; ``blocked`` for those that never ran because their
+        batch failed for others.
+    :param answered: rows that got an answer, good or bad, in this batch.
+    :param noise: lines that belong to no row: ``duplicate``, ``unknown``, ``unreadable``.
+    :param issues: rows that failed the batch's validation; ``failure`` is what failed the batch as a whole.
+    """
+
+    at: float
+    batch_id: str
+    status: str
+    output_bytes: int | None
+    error_bytes: int | None
+    files: tuple[str, ...]
+    rows: dict[str, int]
+    open: dict[str, tuple[Range, ...]]
+    answered: int
+    usage: dict[str, Usage]
+    noise: dict[str, int]
+    issues: tuple[RowIssue, ...] = ()
+    failure: RowIssue | None = None
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Names one attempt to run one shard of one round."""
+
+    shard: int
+    round: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.shard:05d}.r{self.round}.a{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """All that the journal knows of one attempt."""
+
+    key: Key
+    upload: UploadRecord | None = None
+    intent: IntentRecord | None = None
+    fence: FenceRecord | None = None
+    batch: BatchRecord | None = None
+    cancel: CancelRecord | None = None
+    void: VoidRecord | None = None
+    end: EndRecord | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job is landed."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing can be done now.
+
+    :param batches: the batches to watch, by id.
+    :param wake: ``any``: as soon as one of them ends; ``all``: when all have.
+    :param until: wake then in any case (seconds of the epoch), None for no such time.
+    :param reason: for the log.
+    """
+
+    batches: tuple[str, ...]
+    wake: Literal["any", "all"]
+    until: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """All rounds are over and collected; the job can be landed."""
+
+    batches: tuple[str, ...]

@@ -1,0 +1,323 @@
+"""Row -> request: one line of a shard, and the line that joins its answer back to the row.
+
+Everything that OpenAI would find wrong hours later and that can be told offline is found here, with the row's place.
+The wire's ``custom_id`` is ours (``r`` and the row's number): any id of the user's is legal that way, on any gateway,
+and joining needs no table.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from airflow_openai_batch.engine import structured
+from airflow_openai_batch.engine.templates import TemplateError, compile_text, compile_value
+from airflow_openai_batch.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 50_000
+"""Requests a batch may hold (Batch API guide); for embeddings, inputs in all."""
+
+MAX_BYTES = 209_715_200
+"""Bytes a batch's input file may have: 200 MB (Batch API guide)."""
+
+BYTES_PER_TOKEN = 4
+"""The estimate of enqueued tokens; English text has about four bytes a token."""
+
+_WIRE = re.compile(r"r(0|[1-9][0-9]{0,17})")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How one endpoint takes a prompt.
+
+    :param prompt: the body field of a rendered prompt; None where only ``messages`` will do.
+    :param system: the body field of the system prompt; None where there is none.
+    :param needs: body fields of which one must be there.
+    :param columns: columns that are taken as the prompt where no template is given, with the body field for each.
+    """
+
+    prompt: str | None
+    system: str | None
+    needs: tuple[str, ...]
+    columns: dict[str, str]
+
+
+ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/chat/completions": Endpoint(None, None, ("messages",), {"messages": "messages", "prompt": ""}),
+    "/v1/responses": Endpoint(
+        "input", "instructions", ("input", "prompt", "conversation"), {"input": "input", "prompt": "input"}
+    ),
+    "/v1/embeddings": Endpoint("input", None, ("input",), {"input": "input", "prompt": "input"}),
+    "/v1/completions": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
+    "/v1/moderations": Endpoint("input", None, ("input",), {"input": "input", "prompt": "input"}),
+    "/v1/images/generations": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
+    "/v1/images/edits": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
+    "/v1/videos": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
+}
+"""Endpoints known to take batches. The list grows at OpenAI, so another one passes with a warning."""
+
+
+@dataclass(frozen=True)
+class RequestSpec:
+    """What shapes a request; all of it is part of the job's fingerprint.
+
+    :param prompt: row template of the user prompt, or None: the row's own ``messages``, ``input`` or ``prompt`` column.
+    :param system: row template of the system prompt, or None.
+    :param model: model for rows that name none, or None.
+    :param endpoint: path of the endpoint.
+    :param body: more body fields; strings inside are row templates.
+    :param response_format: normalized structured output (:func:`structured.normalize`), or None.
+    """
+
+    prompt: str | None = None
+    system: str | None = None
+    model: str | None = None
+    endpoint: str = "/v1/chat/completions"
+    body: dict[str, Any] = field(default_factory=dict)
+    response_format: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row made into a line.
+
+    :param line: the wire's line, with its newline.
+    :param joint: the line that joins results back: row number, the user's id, the user's columns; no newline.
+    :param custom_id: the user's own id, or None.
+    :param inputs: how much of the batch's count it takes up.
+    """
+
+    line: bytes
+    joint: bytes
+    custom_id: str | None
+    model: str
+    inputs: int
+
+
+class RowError(ValueError):
+    """A row that can't become a request; ``field`` names the column or body field."""
+
+    def __init__(self, field_name: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field_name
+
+
+def wire_id(row: int) -> str:
+    """Return the ``custom_id`` that a row has on the wire."""
+    return f"r{row}"
+
+
+def row_of(wire: str) -> int | None:
+    """Return the row of a wire ``custom_id``, or None where it isn't one of ours, spelt as :func:`wire_id` does."""
+    match = _WIRE.fullmatch(wire)
+    return int(match[1]) if match else None
+
+
+def measure(line: bytes, endpoint: str) -> tuple[int, int]:
+    """Return a shard line's row number and how much of the batch's count it takes up."""
+    row = row_of(line[14 : line.index(b'"', 14)].decode())
+    if row is None:
+        raise ValueError(f"not a line of a shard: {line[:60]!r}")
+    return row, count_inputs(orjson.loads(line)["body"], endpoint) if endpoint.endswith("/embeddings") else 1
+
+
+def count_inputs(body: dict[str, Any], endpoint: str) -> int:
+    """Return how many of a batch's 50,000 a request takes up: for embeddings its inputs, else 1."""
+    if not endpoint.endswith("/embeddings"):
+        return 1
+    given = body.get("input")
+    # A list of numbers is one input in tokens.
+    return len(given) if isinstance(given, list) and given and isinstance(given[0], (str, list)) else 1
+
+
+class RequestBuilder:
+    """Makes requests of rows.
+
+    :raises ConfigurationError: the specification can't be right for any row.
+    """
+
+    def __init__(self, spec: RequestSpec) -> None:
+        self._spec = spec
+        self._endpoint = ENDPOINTS.get(spec.endpoint)
+        if self._endpoint is None:
+            log.warning("Endpoint %s isn't known to take batches; requests are passed unchecked", spec.endpoint)
+        shape = self._endpoint or Endpoint("input", "instructions", (), {"input": "input", "prompt": "input"})
+        self._shape = shape
+        self._is_chat = shape.prompt is None
+        if spec.system is not None and not self._is_chat and shape.system is None:
+            raise ConfigurationError(f"system: {spec.endpoint} has no system prompt")
+        self._prompt = None if spec.prompt is None else compile_text(spec.prompt, "prompt")
+        self._system = None if spec.system is None else compile_text(spec.system, "system")
+        body = dict(spec.body)
+        if body.get("stream"):
+            raise ConfigurationError("body: stream isn't supported in batches")
+        if spec.response_format is not None:
+            body = {**body, **_merged_text(body, structured.for_endpoint(spec.response_format, spec.endpoint))}
+        self._body: Callable[[dict[str, Any]], dict[str, Any]] = compile_value(body, "body")
+
+    def build(self, number: int, data: dict[str, Any]) -> Request:
+        """Make the request of one row.
+
+        :raises RowError: the row can't be sent.
+        """
+        if is_ready_made(data, templated=self._prompt is not None):
+            body, columns = self._ready_made(data)
+        else:
+            body, columns = self._from_row(data), data
+        model = body.get("model", "")
+        if not isinstance(model, str) or not model:
+            raise RowError("model", "no model: give model= or a model in the row's request")
+        self._check(body)
+        custom_id = data.get("custom_id")
+        if custom_id is not None and not isinstance(custom_id, str):
+            custom_id = _scalar_id(custom_id)
+        wire = wire_id(number)
+        head = b'{"custom_id":"%b","method":"POST","url":%b,"body":' % (wire.encode(), _dumps(self._spec.endpoint))
+        line = b"%b%b}\n" % (head, _encode("body", body))
+        joint = b'"row":%d,"custom_id":%b,"input":%b' % (
+            number,
+            _dumps(custom_id or wire),
+            _encode("", columns),
+        )
+        return Request(line, joint, custom_id, model, count_inputs(body, self._spec.endpoint))
+
+    def _ready_made(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        for name, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
+            if name not in data:
+                raise RowError(name, "a ready-made request needs it")
+            if not isinstance(data[name], kind):
+                wanted = "an object" if kind is dict else "a string"
+                raise RowError(name, f"must be {wanted}, not {_kind(data[name])}")
+        if not data["custom_id"]:
+            raise RowError("custom_id", "must not be empty")
+        if data["method"] != "POST":
+            raise RowError("method", f"must be POST, not {data['method']!r}")
+        if data["url"] != self._spec.endpoint:
+            raise RowError("url", f"{data['url']!r} differs from the job's endpoint {self._spec.endpoint!r}")
+        body = data["body"]
+        if self._spec.model and "model" not in body:
+            body = {"model": self._spec.model, **body}
+        return body, {key: value for key, value in data.items() if key not in {"custom_id", "method", "url", "body"}}
+
+    def _from_row(self, data: dict[str, Any]) -> dict[str, Any]:
+        field_name = "system"
+        try:
+            system = self._system(data) if self._system else None
+            field_name = "body"
+            body = dict(self._body(data))
+            field_name = "prompt"
+            prompt = self._prompt(data) if self._prompt else None
+        except TemplateError as error:
+            raise RowError(field_name, str(error)) from error
+        if prompt is not None:
+            self._place(body, prompt)
+        elif not any(name in body for name in self._shape.needs):
+            self._take_column(data, body)
+        if system is not None:
+            if self._is_chat:
+                messages = body.get("messages")
+                rest = messages if isinstance(messages, list) else []
+                body["messages"] = [{"role": "system", "content": system}, *rest]
+            else:
+                body[str(self._shape.system)] = system
+        model = self._spec.model
+        if model:
+            body.setdefault("model", model)
+        return body
+
+    def _place(self, body: dict[str, Any], prompt: Any) -> None:
+        if self._shape.prompt is None:
+            body["messages"] = [{"role": "user", "content": prompt}]
+        else:
+            body[self._shape.prompt] = prompt
+
+    def _take_column(self, data: dict[str, Any], body: dict[str, Any]) -> None:
+        for column, target in self._shape.columns.items():
+            if column not in data:
+                continue
+            if not isinstance(data[column], (str, list)):
+                raise RowError(column, f"must be a string or a list, not {_kind(data[column])}")
+            if target:
+                body[target] = data[column]
+            else:
+                self._place(body, data[column])
+            return
+        wanted = " or ".join(repr(column) for column in self._shape.columns)
+        there = ", ".join(map(str, data))[:300] or "none"
+        raise RowError("prompt", f"no prompt= template and no column {wanted}; columns are: {there}")
+
+    def _check(self, body: dict[str, Any]) -> None:
+        if body.get("stream"):
+            raise RowError("body.stream", "streaming isn't supported in batches")
+        needs = self._shape.needs
+        if needs and not any(body.get(name) is not None for name in needs):
+            raise RowError(f"body.{needs[0]}", f"{self._spec.endpoint} needs it")
+        if self._is_chat:
+            messages = body["messages"]
+            if not isinstance(messages, list) or not messages:
+                raise RowError("body.messages", "must be a list of at least one message")
+            for index, message in enumerate(messages):
+                if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+                    raise RowError(f"body.messages[{index}]", "must be an object with a role")
+
+
+def is_ready_made(data: dict[str, Any], *, templated: bool) -> bool:
+    """Whether a row is a request line already.
+
+    With a prompt template the row must be a whole one, since a dataset may well have a column ``body`` or ``url``.
+    """
+    if templated:
+        return isinstance(data.get("body"), dict) and "url" in data and "method" in data
+    return ("url" in data and ("body" in data or "method" in data)) or ("method" in data and "body" in data)
+
+
+def _merged_text(body: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Keep other settings of ``text`` (its verbosity) beside the format."""
+    own = body.get("text")
+    if "text" in fields and isinstance(own, dict):
+        return {"text": {**own, **fields["text"]}}
+    return fields
+
+
+def _scalar_id(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RowError("custom_id", f"must be a string or a number, not {_kind(value)}")
+    return str(value)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _fallback(value: Any) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump()
+    if type(value).__module__ == "decimal":
+        return str(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, default=_fallback, option=orjson.OPT_NON_STR_KEYS)
+
+
+def _encode(name: str, value: Any) -> bytes:
+    try:
+        return _dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RowError(name, str(error.__cause__ or error)[:200]) from error

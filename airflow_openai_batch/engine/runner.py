@@ -1,0 +1,370 @@
+"""``advance(job)``: look at the journal and at OpenAI, do all that can be done now, say what to wait for.
+
+Crash-only: the first run, a resume after deferral, a retry after ``kill -9``, a cleared task and the loop that doesn't
+defer all call this and nothing else. There is no recovery path beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import orjson
+
+from airflow_openai_batch.engine import lifecycle, structured
+from airflow_openai_batch.engine.collect import Collector
+from airflow_openai_batch.engine.job import JobSpec, Opener
+from airflow_openai_batch.engine.journal import JOB, MANIFEST, JobState, Journal
+from airflow_openai_batch.engine.lifecycle import (
+    CancelOverdue,
+    Collect,
+    GiveUp,
+    OpenRound,
+    Requeue,
+    Resolve,
+    Rules,
+    Split,
+    Step,
+    Submit,
+)
+from airflow_openai_batch.engine.manifest import build_manifest, tidy
+from airflow_openai_batch.engine.models import (
+    BatchSnapshot,
+    CancelRecord,
+    Done,
+    Ended,
+    JobRecord,
+    Key,
+    RoundRecord,
+    SplitRecord,
+    Waiting,
+)
+from airflow_openai_batch.engine.planner import Limits
+from airflow_openai_batch.engine.repack import halve, repack
+from airflow_openai_batch.engine.requests import measure
+from airflow_openai_batch.engine.results import RESULTS, Landing
+from airflow_openai_batch.engine.rounds import expand
+from airflow_openai_batch.engine.sources import place_of
+from airflow_openai_batch.engine.submit import SKEW, Submitter, too_large
+from airflow_openai_batch.exceptions import (
+    MAX_PROBLEMS_SHOWN,
+    JobMismatchError,
+    JobTimeoutError,
+    JournalError,
+    NotFoundError,
+    RateLimitError,
+    UnreachableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_openai_batch.engine.api import BatchAPI
+    from airflow_openai_batch.engine.sources import Source
+    from airflow_openai_batch.engine.store import Store
+
+log = logging.getLogger(__name__)
+
+Stop = Literal["submitted", "ended", "landed"]
+
+_FEW = 3
+"""Batches that are retrieved one by one; more are read off the list, a hundred a call."""
+
+_RETRY_SOON = 30.0
+"""Seconds to the next look when OpenAI can't be reached."""
+
+
+class Job:
+    """One job at one destination.
+
+    :param store: the destination.
+    :param api: the Batch API.
+    :param spec: what the user wants.
+    :param source: returns the source; called only when there is no plan yet, or its files must be compared.
+    :param record: the job's record, where it is only gone on with.
+    :param is_live: whether another owner of the job is at work at this moment.
+    :param rules: replaces the timing rules (tests, gateways).
+    :param clock: seconds of the epoch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        api: BatchAPI,
+        spec: JobSpec,
+        source: Callable[[], Source],
+        *,
+        record: JobRecord | None = None,
+        rules: Rules | None = None,
+        is_live: Callable[[dict[str, str]], bool] = lambda _owner: False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.api = api
+        self.spec = spec
+        self.clock = clock
+        self.journal = Journal(store)
+        self.rules = replace(rules or Rules(), max_rounds=spec.max_rounds, max_enqueued_tokens=spec.max_enqueued_tokens)
+        self._source = source
+        self._record = record
+        self._is_live = is_live
+
+    def open(self) -> JobRecord:
+        """Return the job's record, planning it if there is none.
+
+        :raises InputError: the source can't be sent.
+        :raises JobMismatchError: the destination holds another job.
+        """
+        if self._record is not None:
+            return self._record
+        opener = Opener(
+            self.store,
+            self.journal,
+            self.spec,
+            self._source,
+            clock=self.clock,
+            is_live=self._is_live,
+            patience=self.rules.plan_patience,
+        )
+        try:
+            record = opener.existing()
+        except JobMismatchError:
+            if self.spec.on_input_change != "restart" or self.journal.job() is None:
+                raise
+            self._give_up_old()
+            return self.open()
+        self._record = record or opener.plan()
+        return self._record
+
+    def known(self) -> JobRecord:
+        """Return the record of a job that must be there already.
+
+        :raises JournalError: it isn't.
+        """
+        record = self._record or self.journal.job()
+        if record is None:
+            raise JournalError(f"There is no job at {self.store.url}")
+        return record
+
+    def cancel(self, reason: str, *, again: bool = False) -> tuple[str, ...]:
+        """Ask for the cancellation of all batches in flight; their finished rows are collected as ever.
+
+        :param again: whether the unfinished rows go again when the job goes on.
+        """
+        cancelled = []
+        for attempt in self.journal.state(self.known()).in_flight():
+            if attempt.batch is None:
+                continue
+            self.journal.write(attempt.key, CancelRecord(self.clock(), reason, again))
+            try:
+                self.api.cancel_batch(attempt.batch.batch_id)
+            except NotFoundError as error:
+                log.warning("%s", error)
+            else:
+                cancelled.append(attempt.batch.batch_id)
+        return tuple(cancelled)
+
+    def _give_up_old(self) -> None:
+        cancelled = self.cancel("restart")
+        if self.spec.delete_files:
+            tidy(self.api, self.journal.state(self.known()))
+        stamp = datetime.fromtimestamp(self.clock(), timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        kept = self.store.move_aside(stamp, last=JOB)
+        self.journal = Journal(self.store)
+        log.warning("The old job was given up; %s batch(es) cancelled, its folder kept as %s", len(cancelled), kept)
+
+
+def advance(job: Job, *, stop: Stop = "landed", new_try: bool = False) -> Done | Ended | Waiting:
+    """Do all that can be done now.
+
+    :param stop: ``submitted``: until what can be submitted is; ``ended``: until no round is left, results not landed;
+        ``landed``: to the end.
+    :param new_try: whether this is the first call of a new try of the task. Batches that it finds cancelled were
+        cancelled when the try before was killed, so their unfinished rows go again.
+    :return: :class:`Done` with the manifest, :class:`Ended` (only where ``stop`` says so), or :class:`Waiting`.
+    :raises OpenAIBatchError: see its tree; after any of them the same call goes on where this one stopped.
+    """
+    return _Advance(job, job.open()).run(stop, new_try=new_try)
+
+
+class _Advance:
+    """One call of :func:`advance`."""
+
+    def __init__(self, job: Job, record: JobRecord) -> None:
+        self._job = job
+        self._record = record
+        self._check = structured.answer_check(record.parameters.get("response_format"))
+        foreign = record.foreign is not None
+        self._collector = Collector(job.api, job.store, self._check, job.clock, foreign=foreign)
+        self._submitter = Submitter(job.api, job.store, job.journal, job.spec, job.clock)
+        self._rules = replace(job.rules, max_rounds=0, overdue=math.inf) if foreign else job.rules
+        self._snapshots: dict[str, BatchSnapshot] = {}
+        self._looked_up: set[Key] = set()
+
+    def run(self, stop: Stop, *, new_try: bool) -> Done | Ended | Waiting:
+        job = self._job
+        manifest = job.journal.manifest()
+        if manifest is not None:
+            self._same_job(manifest)
+            return Done(manifest)
+        state = job.journal.state(self._record)
+        lost = self._look(state)
+        if new_try and self._note_kills(state):
+            state = job.journal.state(self._record)
+        while True:
+            now = job.clock()
+            decision = lifecycle.decide(state, self._snapshots, now, self._rules, looked_up=frozenset(self._looked_up))
+            for step in decision.steps:
+                if not self._take(step, state):
+                    break
+            if decision.steps:
+                state = job.journal.state(self._record)
+                continue
+            if decision.waiting is not None:
+                return self._wait(decision.waiting, state, now, lost=lost)
+            if stop != "landed":
+                return Ended(state.batch_ids())
+            return Done(self._land(state))
+
+    def _same_job(self, manifest: dict[str, Any]) -> None:
+        if manifest["job"] != self._record.job:
+            raise JournalError(
+                f"{self._job.store.address(MANIFEST)} is of job {manifest['job']}, the journal beside it of "
+                f"{self._record.job}. Nothing was bought or changed."
+            )
+
+    def _look(self, state: JobState) -> bool:
+        """Take a snapshot of each batch in flight; whether OpenAI couldn't be reached."""
+        ids = {attempt.batch.batch_id for attempt in state.in_flight() if attempt.batch}
+        try:
+            if len(ids) > _FEW:
+                oldest = min(a.batch.at for a in state.in_flight() if a.batch) - SKEW
+                for batch in self._job.api.list_batches():
+                    if batch.id in ids:
+                        self._snapshots[batch.id] = batch
+                        ids.discard(batch.id)
+                    if not ids or batch.created_at < oldest:
+                        break
+            for batch_id in sorted(ids):
+                self._snapshots[batch_id] = self._job.api.retrieve_batch(batch_id)
+        except (UnreachableError, RateLimitError) as error:
+            log.warning("Couldn't look at the batches (%s); they run on", error)
+            return True
+        return False
+
+    def _note_kills(self, state: JobState) -> bool:
+        """Note the batches that were cancelled while nobody ran this job; whether there were any."""
+        found = False
+        for attempt in state.in_flight():
+            snapshot = self._snapshots.get(attempt.batch.batch_id) if attempt.batch else None
+            if attempt.cancel is None and snapshot is not None and snapshot.status in {"cancelling", "cancelled"}:
+                note = CancelRecord(self._job.clock(), "found cancelled by a new try", again=True)
+                found = self._job.journal.write(attempt.key, note) or found
+        return found
+
+    def _take(self, step: Step, state: JobState) -> bool:
+        """Take one step; whether the steps after it still make sense."""
+        if isinstance(step, Submit):
+            batch = self._submitter.submit(step, state)
+            if batch is None:
+                return False
+            self._snapshots[batch.id] = batch
+        elif isinstance(step, Resolve):
+            found = self._submitter.resolve(step, state)
+            self._looked_up.add(step.attempt.key)
+            if found is not None:
+                self._snapshots[found.id] = found
+        elif isinstance(step, Requeue):
+            self._submitter.requeue(step)
+        elif isinstance(step, Collect):
+            self._collect(step)
+        elif isinstance(step, CancelOverdue):
+            self._cancel_overdue(step)
+        elif isinstance(step, Split):
+            halves = halve(self._job.store, step.shard, self._measure())
+            self._job.journal.create_split(SplitRecord(step.shard.round, step.shard.number, halves))
+            log.info("Shard %s is too large for the queue of %s; halved", step.shard.name, step.shard.model)
+        elif isinstance(step, GiveUp):
+            self._job.journal.write(step.attempt.key, too_large(step.attempt, self._job.clock()))
+            log.warning("Row %s is too large for the queue of %s", step.shard.first, step.shard.model)
+        else:
+            self._open_round(step, state)
+        return True
+
+    def _cancel_overdue(self, step: CancelOverdue) -> None:
+        """Cancel a batch that is long past its window; what it didn't finish goes again, as if it had expired."""
+        log.warning("Batch %s should have ended long ago and is still %s", step.snapshot.id, step.snapshot.status)
+        self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "overdue", again=True))
+        self._snapshots[step.snapshot.id] = self._job.api.cancel_batch(step.snapshot.id)
+
+    def _collect(self, step: Collect) -> None:
+        end = self._collector.collect(step.shard, step.attempt, step.snapshot)
+        self._job.journal.write(step.attempt.key, end)
+        rows = ", ".join(f"{count:,} {status}" for status, count in sorted(end.rows.items()))
+        log.info("Collected batch %s (%s): %s", end.batch_id, end.status, rows)
+        if end.failure is not None:
+            log.warning("Batch %s failed validation: %s: %s", end.batch_id, end.failure.code, end.failure.message)
+        for issue in end.issues[:MAX_PROBLEMS_SHOWN]:
+            where = place_of(issue.row, self._record.plan.sources)
+            log.warning("Batch %s failed validation at %s: %s: %s", end.batch_id, where, issue.code, issue.message)
+
+    def _measure(self) -> Callable[[bytes], tuple[int, int]]:
+        return partial(measure, endpoint=str(self._record.parameters["endpoint"]))
+
+    def _open_round(self, step: OpenRound, state: JobState) -> None:
+        job = self._job
+        limits = Limits(job.spec.requests_per_batch, job.spec.bytes_per_batch, job.spec.max_enqueued_tokens)
+        wanted = set(expand(step.rows))
+        of_shard = ((shard, {row for row in wanted if shard.first <= row <= shard.last}) for shard in state.rounds[0])
+        hit = ((shard, rows) for shard, rows in of_shard if rows)
+        shards = repack(job.store, step.number, hit, limits, self._measure())
+        job.journal.create_round(RoundRecord(step.number, job.clock(), shards))
+        log.info("Round %s: %s row(s) go again in %s shard(s)", step.number, f"{len(wanted):,}", len(shards))
+
+    def _wait(self, waiting: Waiting, state: JobState, now: float, *, lost: bool) -> Waiting:
+        until = [waiting.until] if waiting.until is not None else []
+        if lost:
+            until.append(now + _RETRY_SOON)
+        timeout = self._job.spec.timeout
+        begun = first_submission(state)
+        if timeout is not None and begun is not None:
+            if now >= begun + timeout:
+                self._time_out(waiting, state, timeout)
+            until.append(begun + timeout)
+        return replace(waiting, until=min(until, default=None))
+
+    def _time_out(self, waiting: Waiting, state: JobState, timeout: float) -> NoReturn:
+        """Land what is finished, without a manifest, since the job isn't done; then say what still runs."""
+        landing = Landing(self._job.store, state, self._check, foreign=self._record.foreign is not None)
+        rows = landing.land(self._record.plan.parts).rows
+        finished = self._record.plan.rows - rows["missing"]
+        raise JobTimeoutError(
+            f"The job at {self._record.destination} isn't done {timeout:,.0f} s after its first submission. "
+            f"{finished:,} of {self._record.plan.rows:,} rows are landed at {self._job.store.address(RESULTS)}, the "
+            f"others as missing. Still running, and billing what they finish: {', '.join(waiting.batches) or 'none'}. "
+            "Clear the task with a longer timeout to go on where it is; to stop it, use OpenAIBatchCancelOperator."
+        )
+
+    def _land(self, state: JobState) -> dict[str, Any]:
+        job, plan = self._job, self._record.plan
+        log.info("Landing %s rows at %s", f"{plan.rows:,}", job.store.address(RESULTS))
+        landing = Landing(job.store, state, self._check, foreign=self._record.foreign is not None)
+        manifest = build_manifest(self._record, state, landing.land(plan.parts), job.clock())
+        if job.spec.delete_files and self._record.foreign is None:
+            tidy(job.api, state)
+        with job.store.publish(MANIFEST) as file:
+            file.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        job.store.sweep()
+        rows = ", ".join(f"{count:,} {status}" for status, count in manifest["rows"].items() if count)
+        log.info("Landed %s: %s", job.store.url, rows)
+        return manifest
+
+
+def first_submission(state: JobState) -> float | None:
+    """Return when the job's first create was sent, None while none was."""
+    return min((attempt.intent.at for attempt in state.all_attempts() if attempt.intent), default=None)

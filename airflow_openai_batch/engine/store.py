@@ -1,0 +1,256 @@
+"""The object store as the engine needs it: stream, exclusive create, atomic publish, list.
+
+Any fsspec filesystem serves. What the engine relies on:
+
+- *Publish is atomic.* A name either holds all that was written or isn't there. On object stores an exception inside
+  ``with open("wb")`` would publish half a file, so writers use ``autocommit=False`` and commit by hand. Locally
+  fsspec's uncommitted files live in the system's temporary folder, from where a move needn't be atomic, so local
+  files are written in ``_job/tmp`` of the same folder and renamed.
+- *Exclusive create* lets exactly one of several writers of a name succeed. S3 servers differ in how they say
+  "exists already" (``FileExistsError``, or an ``OSError`` whose cause is ``PreconditionFailed``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from airflow_openai_batch.exceptions import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUFFER = 1 << 20
+"""Bytes read and written at a time."""
+
+
+DRAFTS = "_job/tmp"
+"""Where local files are written until they are whole."""
+
+
+def says_exists(error: BaseException) -> bool:
+    """Whether a refused exclusive create means that the name is taken."""
+    if isinstance(error, FileExistsError):
+        return True
+    cause = error.__cause__ or error
+    response = getattr(cause, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+
+
+class Store:
+    """One folder on an fsspec filesystem.
+
+    :param fs: the filesystem.
+    :param root: the folder, as the filesystem spells it (no protocol).
+    :param url: how the user spelt it; used in messages, results and the manifest.
+    """
+
+    def __init__(self, fs: Any, root: str, url: str) -> None:
+        self.fs = fs
+        self.root = root.rstrip("/")
+        self.url = url.rstrip("/")
+        protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+        self.is_local = protocol in {"file", "local"}
+
+    @classmethod
+    def at(cls, url: str, **storage_options: Any) -> Store:
+        """Open the folder at an fsspec URL or a local path."""
+        from fsspec.core import url_to_fs
+
+        fs, root = url_to_fs(url, **storage_options)
+        return cls(fs, root, url)
+
+    def path(self, name: str) -> str:
+        """Return the filesystem's path of a name below the folder."""
+        return f"{self.root}/{name}"
+
+    def address(self, name: str) -> str:
+        """Return the user's spelling of a name below the folder."""
+        return f"{self.url}/{name}"
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if says_exists(error):
+                raise
+            raise StoreError(
+                f"Could not {doing} {self.address(name)}: {type(error).__name__}: {error}. "
+                "Check that the bucket or folder exists and that the connection may read and write there."
+            ) from error
+
+    def read(self, name: str) -> bytes | None:
+        """Return a small file's content, or None where there is none."""
+        with self._explained("read", name):
+            try:
+                return cast("bytes", self.fs.cat_file(self.path(name)))
+            except FileNotFoundError:
+                return None
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of that name is published."""
+        with self._explained("look for", name):
+            self.fs.invalidate_cache(self.path(name).rsplit("/", 1)[0])
+            return bool(self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int:
+        """Return a file's bytes."""
+        with self._explained("look at", name):
+            return int(self.fs.size(self.path(name)))
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names of the files directly in a folder; none where the folder isn't there."""
+        with self._explained("list", folder):
+            try:
+                entries = self.fs.ls(self.path(folder), detail=True, refresh=True)
+            except FileNotFoundError:
+                return []
+            return sorted(entry["name"].rsplit("/", 1)[1] for entry in entries if entry["type"] == "file")
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Create a file exclusively; False where it exists already. It appears whole or not at all."""
+        with self._explained("create", name):
+            try:
+                if self.is_local:
+                    self._create_local(Path(self.path(name)), content)
+                else:
+                    self.fs.pipe_file(self.path(name), content, mode="create")
+            except OSError as error:
+                if says_exists(error):
+                    return False
+                raise
+            return True
+
+    def _draft(self, target: Path) -> Path:
+        """Return a new name on the target's own filesystem, and make both folders."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        drafts = Path(self.path(DRAFTS))
+        drafts.mkdir(parents=True, exist_ok=True)
+        return drafts / uuid.uuid4().hex
+
+    def _create_local(self, target: Path, content: bytes) -> None:
+        draft = self._draft(target)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(draft, target)
+            except FileExistsError:
+                raise
+            except OSError:
+                # No hard links here (some network mounts): exclusive, though a crash can leave it cut short.
+                with target.open("xb") as file:
+                    file.write(content)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def publish(self, name: str) -> Iterator[BinaryIO]:
+        """Write a file that appears, whole, when the block ends without an exception. Replaces an older one.
+
+        Write large pieces: on object stores each write costs some Python.
+        """
+        if self.is_local:
+            with self._explained("write", name):
+                target = Path(self.path(name))
+                draft = self._draft(target)
+                file = draft.open("wb", buffering=BUFFER)
+            try:
+                with file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                with self._explained("write", name):
+                    draft.replace(target)
+            finally:
+                draft.unlink(missing_ok=True)
+            return
+        with self._explained("write", name):
+            remote = self.fs.open(self.path(name), "wb", autocommit=False)
+        try:
+            yield cast("BinaryIO", remote)
+            with self._explained("write", name):
+                remote.close()
+                remote.commit()
+        except BaseException:
+            # Nothing but the upload's own parts is lost; a discard that fails leaves them to the bucket's rules.
+            with contextlib.suppress(Exception):
+                remote.discard()
+            with contextlib.suppress(Exception):
+                # Its finalizer would begin another upload.
+                remote.closed = True
+            raise
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Read a file from its beginning, buffered."""
+        with self.reader(name) as file:
+            yield file
+
+    def reader(self, name: str) -> BinaryIO:
+        """Return a buffered reader that the caller closes."""
+        with self._explained("read", name):
+            if self.is_local:
+                return Path(self.path(name)).open("rb", buffering=BUFFER)
+            return cast("BinaryIO", io.BufferedReader(self.fs.open(self.path(name), "rb"), BUFFER))
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """Give a local path with the file's content: itself, or a temporary copy of a remote one."""
+        if self.is_local:
+            yield Path(self.path(name))
+            return
+        with tempfile.TemporaryDirectory(prefix="openai-batch-") as folder:
+            copy = Path(folder, name.rsplit("/", 1)[1])
+            with self.open(name) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, BUFFER)
+            yield copy
+
+    def remove(self, names: list[str]) -> None:
+        """Remove files; those that aren't there are no error."""
+        for name in names:
+            with self._explained("remove", name), contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(self.path(name))
+
+    def move_aside(self, stamp: str, *, last: str) -> str:
+        """Rename the whole folder to ``<folder>.<stamp>`` and return its new address.
+
+        :param last: the file that goes last where files go one by one, so that a move that was cut is begun again.
+        """
+        aside = f"{self.root}.{stamp}"
+        with self._explained("move", ""):
+            if self.is_local:
+                Path(self.root).rename(aside)
+            else:
+                self.fs.invalidate_cache()
+                for path in sorted(self.fs.find(self.root), key=lambda path: str(path).endswith(f"/{last}")):
+                    self.fs.mv(path, aside + str(path)[len(self.root) :])
+        return f"{self.url}.{stamp}"
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left behind. Only for a job that is over: others may be writing."""
+        if self.is_local:
+            shutil.rmtree(self.path(DRAFTS), ignore_errors=True)
+
+    def prune(self, folder: str) -> None:
+        """Remove a folder and its parents up to the store's own, where they are empty. Object stores have none."""
+        if not self.is_local:
+            return
+        here = Path(self.path(folder)) if folder else Path(self.root)
+        top = Path(self.root)
+        while here == top or top in here.parents:
+            try:
+                here.rmdir()
+            except OSError:
+                return
+            here = here.parent

@@ -1,0 +1,241 @@
+"""What the operators and the sensor share: open the job, let the engine advance, defer or sleep until it can again."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.configuration import conf
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import BaseOperator
+
+from airflow_openai_batch.exceptions import ConfigurationError, OpenAIBatchError
+from airflow_openai_batch.hooks.openai_batch import DEFAULT_CONN_ID, OpenAIBatchHook
+from airflow_openai_batch.links.openai_batch import OpenAIBatchLink, ResultsLink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_openai_batch.engine.models import Done, Ended, Waiting
+    from airflow_openai_batch.engine.runner import Job, Stop
+    from airflow_openai_batch.engine.store import Store
+
+KILL_PATIENCE = 3.0
+"""Seconds for finding out in a signal handler whether the task is over; a worker is killed soon after."""
+
+LEEWAY = 900.0
+"""Seconds that Airflow's own deadline leaves the trigger's, after which no code of ours would run any more."""
+
+
+def default_deferrable() -> bool:
+    """Return ``[openai_batch] deferrable``, True where it isn't set: waiting in a worker slot helps nobody.
+
+    Airflow's own ``[operators] default_deferrable`` can't serve: it is False unless it is set, and in many a generated
+    ``airflow.cfg`` it is written out as False by nobody's decision.
+    """
+    return bool(conf.getboolean("openai_batch", "deferrable", fallback=True))
+
+
+def setting(name: str, fallback: float) -> float:
+    """Return a number of the ``[openai_batch]`` section."""
+    return float(conf.getfloat("openai_batch", name, fallback=fallback))
+
+
+def seconds(value: float | str | timedelta | None, name: str) -> float | None:
+    """Return a duration in seconds.
+
+    :raises ConfigurationError: it isn't a positive number.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        number = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ConfigurationError(f"{name}: a positive number of seconds or a timedelta is needed, not {value!r}")
+    return number
+
+
+def open_store(destination: str) -> Store:
+    """Open a destination through Airflow's object storage, so that ``s3://conn_id@bucket/prefix`` works."""
+    from airflow.sdk import ObjectStoragePath
+
+    from airflow_openai_batch.engine.store import Store
+
+    path = ObjectStoragePath(destination)
+    return Store(path.fs, str(path.path), destination)
+
+
+def resolve_source(url: str) -> tuple[Any, str]:
+    """Return filesystem and path of a source, through Airflow's object storage."""
+    from airflow.sdk import ObjectStoragePath
+
+    path = ObjectStoragePath(url)
+    return path.fs, str(path.path)
+
+
+@contextmanager
+def final_errors() -> Iterator[None]:
+    """Fail the task at once where another try would end in the same way."""
+    try:
+        yield
+    except OpenAIBatchError as error:
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error
+
+
+class JobOperator(BaseOperator):
+    """Base of the operators that advance a job.
+
+    Subclasses say how to open the job (:meth:`open_job`), how far to go (``stop``) and what to return.
+    """
+
+    stop: ClassVar[Stop] = "landed"
+    template_fields: Sequence[str] = ("destination", "conn_id", "poll_interval")
+    operator_extra_links: tuple[BaseOperatorLink, ...] = (OpenAIBatchLink(), ResultsLink())
+    ui_color = "#e8f0ec"
+    cancel_on_kill: bool = False
+
+    def __init__(
+        self,
+        *,
+        conn_id: str = DEFAULT_CONN_ID,
+        destination: str = "",
+        poll_interval: float | str | None = None,
+        deferrable: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.destination = destination
+        self.poll_interval = poll_interval
+        if isinstance(poll_interval, (int, float)):
+            seconds(poll_interval, "poll_interval")
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
+        self.watched_batches: tuple[str, ...] = ()
+        self.base_url: str | None = None
+        self._running: tuple[Job, Any] | None = None
+
+    @cached_property
+    def hook(self) -> OpenAIBatchHook:
+        """The hook of the connection."""
+        return OpenAIBatchHook(self.conn_id)
+
+    def use_connection(self, conn_id: str | None) -> None:
+        """Take the job's own connection, where the user named none."""
+        if conn_id and self.conn_id == DEFAULT_CONN_ID:
+            self.conn_id = self.hook.conn_id = conn_id
+
+    @property
+    def results_location(self) -> str:
+        """Where the results are, or will be; for the link."""
+        return str(self.destination or "")
+
+    def open_job(self, context: Context) -> Job | Waiting:
+        """Return the job, or what to wait for before it can be opened."""
+        raise NotImplementedError
+
+    def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
+        """Return the task's result."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> Any:
+        """Advance the job as far as it goes, then wait."""
+        return self.go_on(context, new_try=True)
+
+    def go_on(self, context: Context, *, new_try: bool) -> Any:
+        """Do what both a new try and a task that was woken do."""
+        from airflow_openai_batch.engine.models import Waiting
+        from airflow_openai_batch.engine.runner import advance
+
+        with final_errors(), closing(self.hook):
+            # Rendered by now; a bad one must not be found out once batches run.
+            self._interval()
+            opened = self.open_job(context)
+            self.base_url = self.hook.client.config.base_url
+            while True:
+                if isinstance(opened, Waiting):
+                    outcome: Done | Ended | Waiting = opened
+                else:
+                    self._running = (opened, context["ti"])
+                    outcome = advance(opened, stop=self.stop, new_try=new_try and self.cancel_on_kill)
+                    new_try = False
+                self.watched_batches = _batches(outcome) or self.watched_batches
+                if not isinstance(opened, Waiting) and self._is_enough(outcome):
+                    return self.finish(outcome, opened, context)
+                self._wait(outcome)  # type: ignore[arg-type] # what isn't enough is always a Waiting
+                if isinstance(opened, Waiting):
+                    opened = self.open_job(context)
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
+        """Go on after a deferral: the same as a first run, since the journal knows all that has happened."""
+        if event:
+            self.log.info("Woken: %s. %s", event.get("status"), event.get("message") or _summary(event))
+        return self.go_on(context, new_try=False)
+
+    def on_kill(self) -> None:
+        """Cancel the job's batches if a user ended the task for good; leave them to the next try in any other case."""
+        if self._running is None:
+            return
+        from airflow_openai_batch.triggers.kill import is_over_soon
+
+        job, ti = self._running
+        if self.cancel_on_kill and is_over_soon(ti, KILL_PATIENCE):
+            self.log.info("Cancelled: %s", ", ".join(job.cancel("on_kill", again=True)) or "no batch was running")
+        else:
+            self.log.info("The next try goes on with the job's batches; none is cancelled")
+
+    def _is_enough(self, outcome: Done | Ended | Waiting) -> bool:
+        from airflow_openai_batch.engine.models import Waiting
+
+        return not isinstance(outcome, Waiting) or self.stop == "submitted"
+
+    def _interval(self) -> float:
+        return seconds(self.poll_interval, "poll_interval") or setting("poll_interval", 60.0)
+
+    def _wait(self, waiting: Waiting) -> None:
+        if self.deferrable:
+            self._defer(waiting)
+        pause = self._interval()
+        if waiting.until is not None:
+            pause = min(pause, max(0.1, waiting.until - time.time()))
+        self.log.info("%s; next look in %.0f s", waiting.reason, pause)
+        time.sleep(pause)
+
+    def _defer(self, waiting: Waiting) -> NoReturn:
+        from airflow_openai_batch.triggers.openai_batch import OpenAIBatchTrigger
+
+        now = time.time()
+        self.log.info("Deferring: %s", waiting.reason)
+        self.defer(
+            trigger=OpenAIBatchTrigger(
+                conn_id=self.conn_id,
+                batch_ids=list(waiting.batches),
+                wake=waiting.wake,
+                poll_interval=self._interval(),
+                not_before=now + setting("min_wait", 10.0),
+                until=waiting.until,
+                cancel_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+            timeout=None if waiting.until is None else timedelta(seconds=waiting.until - now + LEEWAY),
+        )
+
+
+def _batches(outcome: Done | Ended | Waiting) -> tuple[str, ...]:
+    """Return the batches of an outcome; a worker that only landed has seen no other trace of them."""
+    manifest = getattr(outcome, "manifest", None)
+    return tuple(manifest["batches"] if manifest else getattr(outcome, "batches", ()))
+
+
+def _summary(event: Mapping[str, Any]) -> str:
+    batches = event.get("batches") or {}
+    return ", ".join(f"{batch_id} {status}" for batch_id, status in list(batches.items())[:10])

@@ -1,0 +1,345 @@
+"""The operators: thin over the engine. Parameters in, ``advance``, defer or return.
+
+:class:`OpenAIBatchOperator` does a whole job. The three steps (submit, sensor, download) are the same engine stopped at
+different points, for DAGs that want to see them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow_openai_batch.exceptions import ConfigurationError, JournalError
+from airflow_openai_batch.operators.base import JobOperator, final_errors, open_store, resolve_source, seconds
+from airflow_openai_batch.operators.outcome import checked_manifest
+from airflow_openai_batch.operators.parameters import (
+    check_choice,
+    check_count,
+    check_expiry,
+    check_metadata,
+    check_ratio,
+    check_response_format,
+    check_target,
+    check_templates,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from airflow.sdk import Context
+
+    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.models import Done, Ended, Waiting
+    from airflow_openai_batch.engine.runner import Job, Stop
+    from airflow_openai_batch.engine.sources import Source
+
+
+class OpenAIBatchOperator(JobOperator):
+    """Turn a dataset into LLM results on object storage, through the OpenAI Batch API.
+
+    The task plans the dataset into shards, uploads them, creates a batch for each, waits deferred, sends the rows that
+    failed in passing again, and lands one result a row, in input order. Whatever dies in between, a retry goes on where
+    it was and buys nothing twice. The task's result is the manifest.
+
+    :param source: rows: a path, glob or folder of JSON Lines files (``.jsonl``, ``.ndjson``, also ``.gz``) on any
+        store, ``s3://conn_id@bucket/prefix`` included; or a list or an XCom of prompts (strings), rows (mappings) or
+        ready-made requests (``custom_id``, ``method``, ``url``, ``body``), which are taken as they are. Templated.
+    :param destination: folder of the job, one for each job: ``s3://bucket/labels/{{ ds }}``. Templated.
+    :param prompt: row template (Jinja) of the user prompt: ``Is this positive? {{ row.text }}``. It sees ``row`` alone.
+        Without it each row has a column ``messages``, ``input`` or ``prompt``.
+    :param system: row template of the system prompt; default none.
+    :param model: model of rows that name none. Templated.
+    :param endpoint: default ``/v1/chat/completions``. One that isn't known passes with a warning.
+    :param body: more fields of the request body; strings inside are row templates.
+    :param response_format: structured output: a pydantic model class, a JSON schema, or OpenAI's ``response_format``.
+        Answers are parsed and checked; one that doesn't fit is ``invalid`` and asked for once more.
+    :param conn_id: connection of type ``openai_batch`` or ``openai``; default ``openai_default``. Templated.
+    :param completion_window: default ``24h``, the only one at OpenAI; gateways have others.
+    :param metadata: pairs on each batch, at most 12; ``job``, ``shard``, ``round``, ``attempt`` are ours. Templated.
+    :param result_format: ``jsonl``.
+    :param max_rounds: tries a row may have; default 2. Rows that never ran (expired) don't use one up.
+    :param max_failed_ratio: the share of rows without a good answer (0 to 1) above which the task fails once all is
+        landed; default 0.05.
+    :param max_enqueued_tokens: estimated input tokens that this job may have in flight; default no limit of ours.
+    :param poll_interval: seconds between looks at the batches; default ``[openai_batch] poll_interval``. Templated.
+    :param timeout: seconds or timedelta from the first submission; default none. Airflow's ``execution_timeout`` isn't
+        enforced while a task is deferred, this is.
+    :param deferrable: wait in the triggerer (default) or, False, in the worker slot.
+    :param cancel_on_kill: cancel the batches when a user ends the task; default True.
+    :param delete_files: delete the job's files at OpenAI once all of it is landed; default True.
+    :param on_input_change: when the destination holds a job with other rows or parameters: ``fail`` (default), or
+        ``restart``: cancel what runs, keep the old folder under a dated name, begin anew.
+    :param output_expires_after: seconds (3,600 to 2,592,000) after which OpenAI drops output files; default its own.
+    :param max_batch_requests: requests a batch may hold; default 50,000, OpenAI's limit. Gateways differ.
+    :param max_batch_bytes: bytes a batch's file may have; default 209,715,200 (200 MB), OpenAI's limit.
+    :raises ConfigurationError: parameters that can't be right, when the DAG is parsed.
+    :raises AirflowFailException: the input can't be sent, the key is wrong, too many rows failed: no retry would help.
+    """
+
+    template_fields: Sequence[str] = (
+        "source",
+        "destination",
+        "model",
+        "endpoint",
+        "conn_id",
+        "completion_window",
+        "metadata",
+        "poll_interval",
+    )
+
+    def __init__(
+        self,
+        *,
+        source: Any,
+        destination: str,
+        prompt: str | None = None,
+        system: str | None = None,
+        model: Any = None,
+        endpoint: str = "/v1/chat/completions",
+        body: Mapping[str, Any] | None = None,
+        response_format: Any = None,
+        completion_window: str = "24h",
+        metadata: Mapping[str, str] | None = None,
+        result_format: str = "jsonl",
+        max_rounds: int = 2,
+        max_failed_ratio: float = 0.05,
+        max_enqueued_tokens: int | None = None,
+        timeout: float | timedelta | None = None,
+        cancel_on_kill: bool = True,
+        delete_files: bool = True,
+        on_input_change: Literal["fail", "restart"] = "fail",
+        output_expires_after: int | None = None,
+        max_batch_requests: int = 50_000,
+        max_batch_bytes: int = 209_715_200,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(destination=destination, **kwargs)
+        self.source = source
+        self.prompt = prompt
+        self.system = system
+        self.model = model
+        self.endpoint = endpoint
+        self.body = body or {}
+        self.response_format = response_format
+        self.completion_window = completion_window
+        self.metadata = metadata or {}
+        self.result_format = result_format
+        self.max_rounds = max_rounds
+        self.max_failed_ratio = max_failed_ratio
+        self.max_enqueued_tokens = max_enqueued_tokens
+        self.timeout = seconds(timeout, "timeout")
+        self.cancel_on_kill = cancel_on_kill
+        self.delete_files = delete_files
+        self.on_input_change = on_input_change
+        self.output_expires_after = output_expires_after
+        self.max_batch_requests = max_batch_requests
+        self.max_batch_bytes = max_batch_bytes
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        check_choice("result_format", self.result_format, ("jsonl",))
+        check_choice("on_input_change", self.on_input_change, ("fail", "restart"))
+        check_ratio(self.max_failed_ratio)
+        for name in ("max_rounds", "max_enqueued_tokens", "max_batch_requests", "max_batch_bytes"):
+            check_count(name, getattr(self, name))
+        check_expiry(self.output_expires_after)
+        if self.model is not None and not isinstance(self.model, str) and not hasattr(self.model, "resolve"):
+            raise ConfigurationError(f"model: the name of one model is needed, not {self.model!r}")
+        check_templates(self.prompt, self.system, self.body)
+        check_response_format(self.response_format)
+        check_metadata(self.metadata)
+
+    def job_spec(self, context: Context) -> JobSpec:
+        """Return what the engine needs to know."""
+        from airflow_openai_batch.engine.job import JobSpec
+        from airflow_openai_batch.engine.requests import RequestSpec
+        from airflow_openai_batch.engine.structured import normalize
+
+        ti = context["ti"]
+        # Rendered by now, and what is wrong with it would else be found once the shard is uploaded.
+        check_metadata(self.metadata)
+        request = RequestSpec(
+            prompt=self.prompt,
+            system=self.system,
+            model=self.model or None,
+            endpoint=self.endpoint,
+            body=dict(self.body),
+            response_format=normalize(self.response_format),
+        )
+        return JobSpec(
+            request=request,
+            requests_per_batch=self.max_batch_requests,
+            bytes_per_batch=self.max_batch_bytes,
+            completion_window=self.completion_window,
+            metadata={str(name): str(value) for name, value in self.metadata.items()},
+            owner={"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": str(ti.map_index)},
+            max_rounds=self.max_rounds,
+            max_enqueued_tokens=self.max_enqueued_tokens,
+            timeout=self.timeout,
+            delete_files=self.delete_files,
+            output_expires_after=self.output_expires_after,
+            on_input_change=self.on_input_change,
+        )
+
+    def open_source(self, context: Context) -> Source:
+        """Return the source; called only when its rows or files must be looked at."""
+        from airflow_openai_batch.engine.sources import open_source
+
+        return open_source(self.source, resolve_source)
+
+    def open_job(self, context: Context) -> Job:
+        """Return the job at the destination."""
+        from airflow_openai_batch.engine.runner import Job
+        from airflow_openai_batch.triggers.kill import is_live
+
+        if not self.destination:
+            raise ConfigurationError("destination: it is empty")
+        store = open_store(self.destination)
+        return Job(store, self.hook.client, self.job_spec(context), lambda: self.open_source(context), is_live=is_live)
+
+    def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
+        """Return the manifest, or fail where too many rows did."""
+        return checked_manifest(outcome, self.max_failed_ratio, self.conn_id)
+
+
+class OpenAIBatchSubmitOperator(OpenAIBatchOperator):
+    """Plan a dataset and submit its batches; the first of three steps.
+
+    Takes the parameters of :class:`OpenAIBatchOperator`. Shards for which the queue has no room are submitted by the
+    sensor. The task's result is a small reference to the job: ``{"job", "destination", "conn_id", "batches"}``.
+    """
+
+    stop: ClassVar[Stop] = "submitted"
+
+    def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
+        """Return the job's reference."""
+        return job_reference(job, self.conn_id)
+
+
+class OpenAIBatchDownloadOperator(JobOperator):
+    """Land the results of a job, or of a batch that was made elsewhere; the last of three steps.
+
+    Waits, deferred, if the batches haven't ended yet. The task's result is the manifest.
+
+    :param job: what :class:`OpenAIBatchSubmitOperator` or the sensor returned. Templated.
+    :param batch_id: instead of ``job``: a batch made by whatever tool; its rows are the lines of its input file.
+        Templated.
+    :param destination: with ``batch_id``: the folder to land in. Templated.
+    :param max_failed_ratio: the share of rows without a good answer above which the task fails; default 0.05.
+    :param conn_id: default the job's own connection, or ``openai_default``. Templated.
+    :param poll_interval: seconds between looks at the batches. Templated.
+    :param deferrable: wait in the triggerer (default) or, False, in the worker slot.
+    """
+
+    template_fields: Sequence[str] = (*JobOperator.template_fields, "job", "batch_id")
+
+    def __init__(
+        self,
+        *,
+        job: Any = None,
+        batch_id: str | None = None,
+        destination: str = "",
+        max_failed_ratio: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(destination=destination, **kwargs)
+        check_target(job, batch_id)
+        if batch_id is not None and not destination:
+            raise ConfigurationError("destination: with batch_id, say where the rows shall be landed")
+        check_ratio(max_failed_ratio)
+        self.job = job
+        self.batch_id = batch_id
+        self.max_failed_ratio = max_failed_ratio
+
+    @property
+    def results_location(self) -> str:
+        """Where the results are, or will be; for the link."""
+        return str(self.job["destination"] if isinstance(self.job, dict) else self.destination)
+
+    def open_job(self, context: Context) -> Job | Waiting:
+        """Return the job that is referred to, or made of the batch."""
+        if self.batch_id:
+            return open_foreign(self, self.destination, self.batch_id)
+        return open_reference(self, self.job)
+
+    def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
+        """Return the manifest, or fail where too many rows did."""
+        return checked_manifest(outcome, self.max_failed_ratio, self.conn_id)
+
+
+class OpenAIBatchCancelOperator(JobOperator):
+    """Cancel a job's batches, or a single one. Rows that were finished stay paid for and can be downloaded.
+
+    A batch that has ended already is left as it is. The task's result is the list of ids.
+
+    :param job: what :class:`OpenAIBatchSubmitOperator` returned. Templated.
+    :param batch_id: instead of ``job``: one batch. Templated.
+    :param conn_id: default the job's own connection, or ``openai_default``. Templated.
+    """
+
+    template_fields: Sequence[str] = ("conn_id", "job", "batch_id")
+    operator_extra_links = ()
+
+    def __init__(self, *, job: Any = None, batch_id: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_target(job, batch_id)
+        self.job = job
+        self.batch_id = batch_id
+
+    def execute(self, context: Context) -> list[str]:
+        """Cancel."""
+        with final_errors(), closing(self.hook):
+            if self.batch_id:
+                cancelled: tuple[str, ...] = (self.hook.client.cancel_batch(self.batch_id).id,)
+            else:
+                cancelled = open_reference(self, self.job).cancel("OpenAIBatchCancelOperator")
+        self.log.info("Cancelled: %s", ", ".join(cancelled) or "none was running")
+        return list(cancelled)
+
+
+def job_reference(job: Job, conn_id: str) -> dict[str, Any]:
+    """Return what refers to a job in an XCom."""
+    record = job.known()
+    state = job.journal.state(record)
+    batches = [attempt.batch.batch_id for group in state.attempts.values() for attempt in group if attempt.batch]
+    return {"job": record.job, "destination": record.destination, "conn_id": conn_id, "batches": batches}
+
+
+def open_reference(operator: JobOperator, reference: Any) -> Job:
+    """Return the job that an XCom refers to.
+
+    :raises JournalError: it isn't a reference, or the destination holds another job by now.
+    """
+    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.journal import Journal
+    from airflow_openai_batch.engine.runner import Job
+
+    if not isinstance(reference, Mapping) or not {"job", "destination"} <= reference.keys():
+        raise JournalError(f"job: the result of OpenAIBatchSubmitOperator is needed, not {str(reference)[:200]!r}")
+    operator.use_connection(reference.get("conn_id"))
+    store = open_store(str(reference["destination"]))
+    record = Journal(store).job()
+    if record is None or record.job != reference["job"]:
+        raise JournalError(f"{store.url} doesn't hold job {reference['job']} (any more)")
+    return Job(store, operator.hook.client, JobSpec.of(record), _no_source, record=record)
+
+
+def open_foreign(operator: JobOperator, destination: str, batch_id: str) -> Job | Waiting:
+    """Return the job made of a batch that has ended, or what to wait for."""
+    from airflow_openai_batch.engine.foreign import take_over
+    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.models import JobRecord, Waiting
+    from airflow_openai_batch.engine.runner import Job
+
+    store = open_store(destination)
+    taken = take_over(store, operator.hook.client, batch_id, time.time)
+    if not isinstance(taken, JobRecord):
+        return Waiting((batch_id,), "all", None, f"batch {batch_id} is {taken.status}")
+    return Job(store, operator.hook.client, JobSpec.of(taken), _no_source, record=taken)
+
+
+def _no_source() -> Source:
+    raise JournalError("a job that is only referred to has no source")

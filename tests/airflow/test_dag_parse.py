@@ -1,0 +1,183 @@
+"""What happens when a DAG is parsed: bad parameters are named, and good tasks can be stored and copied."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+import re
+from datetime import timedelta
+
+import pytest
+from airflow.sdk import DAG, task
+from airflow.serialization.serialized_objects import DagSerialization
+from pydantic import BaseModel
+
+from airflow_openai_batch.exceptions import ConfigurationError
+from airflow_openai_batch.operators.base import default_deferrable
+from airflow_openai_batch.operators.openai_batch import (
+    OpenAIBatchCancelOperator,
+    OpenAIBatchDownloadOperator,
+    OpenAIBatchOperator,
+    OpenAIBatchSubmitOperator,
+)
+from airflow_openai_batch.sensors.openai_batch import OpenAIBatchSensor
+
+
+class Verdict(BaseModel):
+    label: str
+
+
+@pytest.mark.parametrize("operator", [OpenAIBatchOperator, OpenAIBatchSubmitOperator])
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_failed_ratio": 1.5}, "max_failed_ratio: a number from 0 to 1 is needed, not 1.5"),
+        ({"max_failed_ratio": "5%"}, "max_failed_ratio: a number"),
+        ({"max_failed_ratio": True}, "max_failed_ratio: a number"),
+        ({"max_rounds": 0}, "max_rounds: a whole number from 1 is needed, not 0"),
+        ({"max_rounds": 1.5}, "max_rounds: a whole number"),
+        ({"max_enqueued_tokens": -1}, "max_enqueued_tokens: a whole number"),
+        ({"max_batch_requests": 0}, "max_batch_requests: a whole number"),
+        ({"max_batch_bytes": "200MB"}, "max_batch_bytes: a whole number"),
+        ({"result_format": "xml"}, "result_format: one of"),
+        ({"on_input_change": "ignore"}, "on_input_change: one of fail, restart is needed, not 'ignore'"),
+        ({"model": ["gpt-5-mini", "gpt-5"]}, "model: the name of one model"),
+        ({"timeout": 0}, "timeout: a positive number of seconds"),
+        ({"timeout": timedelta(0)}, "timeout: a positive number of seconds"),
+        ({"timeout": timedelta(seconds=-1)}, "timeout: a positive number of seconds"),
+        ({"timeout": "a day"}, "timeout: a positive number of seconds"),
+        ({"poll_interval": 0}, "poll_interval: a positive number of seconds"),
+        ({"poll_interval": float("nan")}, "poll_interval: a positive number of seconds"),
+        ({"output_expires_after": 60}, "output_expires_after: 3,600 to 2,592,000 seconds, not 60"),
+        ({"output_expires_after": "1h"}, "output_expires_after: a whole number"),
+        ({"metadata": {"job": "mine"}}, "metadata: job is used by the job itself"),
+        ({"metadata": dict.fromkeys("abcdefghijklm", "x")}, "metadata: at most 12 pairs, not 13"),
+        ({"metadata": {"a": "x" * 513}}, "metadata: 'a': keys have at most 64 characters, values 512"),
+        ({"metadata": ["a"]}, "metadata: a mapping is needed, not list"),
+        ({"prompt": "{{ row.text"}, "prompt: not a template"),
+        ({"prompt": "{{ text }}"}, r"prompt: unknown name 'text'. A row template sees only `row`"),
+        ({"prompt": 5}, "prompt: a string is needed, not int"),
+        ({"system": "{{ ds }}"}, "system: unknown name 'ds'"),
+        ({"body": {"user": "{{ run_id }}"}}, "body.user: unknown name 'run_id'"),
+        ({"body": "temperature=0"}, "body: a mapping of request fields is needed, not str"),
+        ({"body": {"stream": True}}, "body: stream isn't supported in batches"),
+        ({"response_format": "json"}, "response_format: a pydantic model class, a JSON schema"),
+        ({"response_format": Verdict(label="x")}, "response_format: a pydantic model class"),
+        ({"response_format": {"type": "object", "properties": 3}}, "response_format: not a JSON schema"),
+    ],
+)
+def test_bad_parameters_are_named(operator, parameters, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        operator(task_id="bad", **{"source": [], "destination": "/out", **parameters})
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("operator", [OpenAIBatchSensor, OpenAIBatchDownloadOperator, OpenAIBatchCancelOperator])
+def test_a_step_needs_either_a_job_or_a_batch(operator):
+    for given in ({}, {"job": {}, "batch_id": "batch_1"}):
+        with pytest.raises(ConfigurationError, match=r"give either job .* or batch_id"):
+            operator(task_id="bad", **given)
+
+
+def test_a_bare_batch_needs_a_destination_to_be_landed():
+    with pytest.raises(ConfigurationError, match="destination: with batch_id"):
+        OpenAIBatchDownloadOperator(task_id="bad", batch_id="batch_1")
+    with pytest.raises(ConfigurationError, match="max_failed_ratio"):
+        OpenAIBatchDownloadOperator(task_id="bad", batch_id="batch_1", destination="/out", max_failed_ratio=2)
+
+
+@pytest.mark.parametrize("missing", ["source", "destination"])
+def test_source_and_destination_are_required(missing):
+    given = {"source": [], "destination": "/out"}
+    del given[missing]
+    with pytest.raises(TypeError, match=missing):
+        OpenAIBatchOperator(task_id="bad", **given)
+
+
+def test_the_decorator_names_them_too(tmp_path):
+    @task.openai_batch(destination=str(tmp_path), max_rounds=0)
+    def label():
+        return []
+
+    with DAG("bad_decorated", schedule=None), pytest.raises(ConfigurationError, match="max_rounds"):
+        label()
+
+
+def all_kinds():
+    """Return a DAG with every kind of task."""
+    with DAG("every_kind", schedule=None, params={"day": "x"}) as dag:
+
+        @task
+        def rows():
+            return []
+
+        @task.openai_batch(destination="/decorated", response_format=Verdict)
+        def decorated(given, **context):
+            return given
+
+        given = rows()
+        OpenAIBatchOperator(
+            task_id="whole",
+            source=given,
+            destination="s3://lake@bucket/{{ params.day }}",
+            response_format=Verdict,
+            timeout=timedelta(days=2),
+            body={"temperature": 0, "user": "{{ row.id }}"},
+            metadata={"day": "{{ ds }}"},
+        )
+        submit = OpenAIBatchSubmitOperator(task_id="submit", source="/rows/*.jsonl", destination="/steps")
+        OpenAIBatchSensor(task_id="wait", job=submit.output)
+        OpenAIBatchDownloadOperator(task_id="download", job=submit.output)
+        OpenAIBatchCancelOperator(task_id="cancel", batch_id="{{ params.day }}")
+        OpenAIBatchOperator.partial(task_id="mapped", destination="/m/{{ ti.map_index }}").expand(source=[["a"], ["b"]])
+        decorated(given)
+        decorated.override(task_id="mapped_too").expand(given=[["a"]])
+    return dag
+
+
+def test_dags_with_every_kind_of_task_are_stored_and_read_back():
+    stored = json.loads(DagSerialization.to_json(all_kinds()))
+    DagSerialization.validate_schema(stored)
+    again = DagSerialization.from_dict(stored)
+    assert set(again.task_dict) == set(all_kinds().task_dict)
+    whole = again.get_task("whole")
+    assert set(whole.template_fields) >= {"source", "destination", "model", "metadata"}
+    assert [link.name for link in whole.operator_extra_links] == ["OpenAI batch", "Results"]
+    assert again.get_task("decorated").task_type == "OpenAIBatchDecoratedOperator"
+
+
+def test_a_dag_with_no_change_is_stored_the_same():
+    assert DagSerialization.serialize_dag(all_kinds()) == DagSerialization.serialize_dag(all_kinds())
+
+
+def test_tasks_can_be_copied():
+    for name, operator in all_kinds().task_dict.items():
+        assert copy.deepcopy(operator).task_id == name
+
+
+def test_an_operator_on_its_own_is_pickled_whole():
+    operator = OpenAIBatchOperator(
+        task_id="whole", source=["a"], destination="/out", response_format=Verdict, model="gpt-5-mini", timeout=60
+    )
+    again = pickle.loads(pickle.dumps(operator))
+    assert (again.source, again.model, again.timeout, again.response_format) == (["a"], "gpt-5-mini", 60.0, Verdict)
+
+
+def test_waiting_is_deferred_unless_the_configuration_or_the_task_says_no(monkeypatch):
+    def made(**given):
+        return OpenAIBatchOperator(task_id="whole", source=[], destination="/out", **given).deferrable
+
+    assert default_deferrable() is True
+    assert made() is True
+    assert made(deferrable=False) is False
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__DEFERRABLE", "False")
+    assert made() is False
+    assert made(deferrable=True) is True
+
+
+def test_every_parameter_of_the_operator_is_documented():
+    named = set(re.findall(r":param (\w+):", OpenAIBatchOperator.__doc__))
+    parameters = set(inspect.signature(OpenAIBatchOperator.__init__).parameters) - {"self", "kwargs"}
+    assert named == parameters | {"conn_id", "poll_interval", "deferrable"}

@@ -1,0 +1,71 @@
+"""What Airflow learns of the provider."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+from airflow.providers_manager import ProvidersManager
+from airflow.sdk.module_loading import import_string
+from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
+
+from airflow_openai_batch import __version__
+from airflow_openai_batch.provider_info import get_provider_info
+
+
+@pytest.fixture(scope="module")
+def manager():
+    return ProvidersManager()
+
+
+def test_it_has_the_shape_that_airflow_asks_for():
+    schema = json.loads(Path(airflow.__file__).with_name("provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_it_is_found_by_its_entry_point():
+    (found,) = [
+        point
+        for point in entry_points(group="apache_airflow_provider")
+        if point.value == "airflow_openai_batch.provider_info:get_provider_info"
+    ]
+    assert found.load()()["package-name"] == found.dist.name == "airflow-openai-batch"
+
+
+def test_airflow_lists_the_provider_its_hook_decorator_and_links(manager):
+    assert manager.providers["airflow-openai-batch"].version == __version__
+    assert set(get_provider_info()["extra-links"]) <= set(manager.extra_links_class_names)
+    runtime = ProvidersManagerTaskRuntime()
+    hook = runtime.hooks["openai_batch"]
+    assert (hook.hook_name, hook.connection_id_attribute_name) == ("OpenAI Batch", "conn_id")
+    assert "openai_batch" in runtime.taskflow_decorators
+
+
+def test_every_class_that_it_names_is_there():
+    info = get_provider_info()
+    names = [info["connection-types"][0]["hook-class-name"], *info["extra-links"]]
+    names += [decorator["class-name"] for decorator in info["task-decorators"]]
+    assert all(map(import_string, names))
+
+
+def test_the_connection_form_has_the_fields_that_the_hook_reads(manager):
+    fields = {name.rpartition("__")[2] for name in manager.connection_form_widgets if "openai_batch" in name}
+    assert fields == {"organization", "project", "timeout", "max_retries"}
+    behaviour = manager.field_behaviours["openai_batch"]
+    assert behaviour["relabeling"]["password"] == "API key"
+
+
+def test_it_takes_no_connection_type_of_the_official_provider():
+    assert [kind["connection-type"] for kind in get_provider_info()["connection-types"]] == ["openai_batch"]
+
+
+def test_reading_it_imports_nothing():
+    code = "import sys; import airflow_openai_batch.provider_info as p; p.get_provider_info(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"airflow", "openai", "fsspec", "pyarrow"} & {name.split(".")[0] for name in done.stdout.split()}

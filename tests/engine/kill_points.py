@@ -1,0 +1,163 @@
+"""Kills a job at every one of its points, and runs it again: a program of its own, so that it may fork safely.
+
+A point stands before and after each call to the API and each write to the store. The job has three shards and a second
+round. After each kill the same job is run to its end by a new process; what it returned and what the emulator billed
+are printed as one JSON line a point. ``test_kill_points.py`` judges them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+import time
+import urllib.request
+
+ROWS = 12
+KILLED = 9
+
+
+class Points:
+    """Counts points and ends the process at one of them."""
+
+    def __init__(self, kill_at: int | None) -> None:
+        self.kill_at = kill_at
+        self.names: list[str] = []
+
+    def reach(self, name: str) -> None:
+        if len(self.names) == self.kill_at:
+            os._exit(KILLED)
+        self.names.append(name)
+
+
+def job_of(url: str, api_url: str, points: Points, tag: str):
+    from airflow_openai_batch.client import ClientConfig, OpenAIBatchClient
+    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.lifecycle import Rules
+    from airflow_openai_batch.engine.requests import RequestSpec
+    from airflow_openai_batch.engine.runner import Job
+    from airflow_openai_batch.engine.sources import open_source
+    from airflow_openai_batch.engine.store import Store
+
+    class CountedStore(Store):
+        def create(self, name, content):
+            points.reach(f"before create {name}")
+            created = super().create(name, content)
+            points.reach(f"after create {name}")
+            return created
+
+        @contextlib.contextmanager
+        def publish(self, name):
+            with super().publish(name) as file:
+                yield file
+                points.reach(f"before publish {name}")
+            points.reach(f"after publish {name}")
+
+    class CountedAPI:
+        def __init__(self, client) -> None:
+            self._client = client
+
+        def __getattr__(self, name):
+            method = getattr(self._client, name)
+
+            def counted(*args, **kwargs):
+                points.reach(f"before {name}")
+                value = method(*args, **kwargs)
+                points.reach(f"after {name}")
+                return value
+
+            return counted
+
+    options = {"endpoint_url": os.environ["S3_ENDPOINT"]} if url.startswith("s3://") else {}
+    rows = [{"text": f"{tag} {n} great" + ("[[emulate:status=500,once]]" if n % 5 == 0 else "")} for n in range(ROWS)]
+    spec = JobSpec(
+        RequestSpec(prompt="Is this positive or negative? {{ row.text }}", model="gpt-5-mini"),
+        requests_per_batch=4,
+        owner={"task": tag},
+    )
+    client = OpenAIBatchClient(ClientConfig("test", "sk-test", api_url, create_timeout=0.5, max_retries=1))
+    rules = Rules(create_timeout=0.5, create_grace=0.2)
+    store = CountedStore.at(url, **options)
+    return Job(store, CountedAPI(client), spec, lambda: open_source(rows), rules=rules)
+
+
+def run_to_the_end(url: str, api_url: str, kill_at: int | None, tag: str) -> Points:
+    from airflow_openai_batch.engine.models import Done
+    from airflow_openai_batch.engine.runner import advance
+
+    points = Points(kill_at)
+    job = job_of(url, api_url, points, tag)
+    while not isinstance(advance(job), Done):
+        time.sleep(0.05)
+    return points
+
+
+def results(url: str) -> list[dict]:
+    from airflow_openai_batch.engine.store import Store
+
+    options = {"endpoint_url": os.environ["S3_ENDPOINT"]} if url.startswith("s3://") else {}
+    store = Store.at(url, **options)
+    lines = [line for name in store.names("results") for line in store.read(f"results/{name}").splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def in_child(function) -> tuple[int, str]:
+    """Run a function in a forked process; its exit status and what it returned."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        status = 1
+        try:
+            with os.fdopen(writer, "w") as pipe:
+                pipe.write(function())
+            status = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        told = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), told
+
+
+def billed(api_url: str) -> dict:
+    with urllib.request.urlopen(api_url.removesuffix("/v1") + "/emulator/ledger") as answer:
+        return json.load(answer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("api")
+    parser.add_argument("--step", type=int, default=1, help="kill at every so many points")
+    options = parser.parse_args()
+    # Imported before the forks, which then cost nothing; none of these starts a thread.
+    for module in ("client", "engine.runner", "engine.sources", "engine.store"):
+        importlib.import_module(f"airflow_openai_batch.{module}")
+    _, told = in_child(lambda: json.dumps(run_to_the_end(f"{options.folder}/whole", options.api, None, "whole").names))
+    names = json.loads(told)
+    for number in range(0, len(names), options.step):
+        url, tag = f"{options.folder}/{number}", f"point{number}"
+        first, _ = in_child(lambda: str(run_to_the_end(url, options.api, number, tag)))  # noqa: B023 - called at once
+        second, _ = in_child(lambda: str(run_to_the_end(url, options.api, None, tag)))  # noqa: B023 - called at once
+        _, landed = in_child(lambda: json.dumps([(r["row"], r["status"]) for r in results(url)]))  # noqa: B023 - called at once
+        ledger = billed(options.api)
+        row = {
+            "point": number,
+            "name": names[number],
+            "killed": first == KILLED,
+            "finished": second == 0,
+            "results": json.loads(landed),
+            "billed_twice": ledger["rows"]["billed_twice"]["count"],
+            "files_left": ledger["files"]["live"],
+        }
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What an ended batch returned is on the store, whole, and counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_openai_batch.engine.journal import Journal
+from airflow_openai_batch.engine.models import RowIssue, Usage, Waiting
+from airflow_openai_batch.engine.runner import advance
+from airflow_openai_batch.exceptions import UnreachableError
+
+ROWS = [{"prompt": f"row {n}"} for n in range(4)]
+
+
+@pytest.fixture
+def collected(fakes, fake):
+    """End the job's first batch and return what was noted of it."""
+
+    def collected(status="completed", answer=fake.answered, issues=(), rows=ROWS, **options):
+        advance(fakes.job(rows, **options))
+        fake.end(status=status, answer=answer, issues=issues)
+        advance(fakes.job(rows, **options))
+        journal = Journal(fakes.job(rows).store)
+        return journal.state(journal.job()).all_attempts()[0].end
+
+    return collected
+
+
+def by_row(**special):
+    """Answers by wire id; the rest succeed."""
+    from functools import partial
+
+    def answer(fake, request):
+        make = special.get(request["custom_id"], lambda f, r: f.answered(r))
+        return make(fake, request)
+
+    return lambda fake: partial(answer, fake)
+
+
+def test_rows_are_counted_by_status_and_those_that_may_go_again_are_noted(collected, fake):
+    answer = by_row(
+        r0=lambda f, r: f.refused(r, 400),
+        r1=lambda f, r: f.refused(r, 503),
+        r2=lambda _f, _r: None,
+    )(fake)
+    end = collected(answer=answer)
+    assert end.rows == {"succeeded": 1, "failed": 2, "missing": 1}
+    assert end.open == {"failed": ((1, 1),), "missing": ((2, 2),)}
+    assert (end.answered, end.status, end.batch_id) == (3, "completed", "batch-0")
+    assert end.usage == {"gpt-5-mini": Usage(3, 0, 2, 0, 5)}
+
+
+def test_both_files_of_an_expired_batch_are_read(collected, fake):
+    late = {f"r{n}": lambda f, r: f.not_run(r) for n in (1, 2)}
+    end = collected("expired", by_row(**late)(fake))
+    assert end.rows == {"succeeded": 2, "expired": 2}
+    assert end.open == {"expired": ((1, 2),)}
+    assert end.answered == 2
+
+
+def test_raw_files_are_kept_byte_for_byte(collected, fakes, fake):
+    collected(answer=by_row(r0=lambda f, r: f.refused(r, 400))(fake), delete_files=False)
+    contents = {file.name: content for file, content in fake.files.values()}
+    for kind, lines in (("output", 3), ("error", 1)):
+        kept = (fakes.out / "_job" / "raw" / f"00000.r0.a0.{kind}.jsonl").read_bytes()
+        assert kept == contents[f"{kind}.jsonl"]
+        assert len(kept.splitlines()) == lines
+
+
+def test_lines_that_belong_to_no_row_are_counted_apart(collected, fake, monkeypatch):
+    real = fake.put
+
+    def put(name, content):
+        if name == "output.jsonl":
+            lines = content.splitlines(keepends=True)
+            foreign = json.dumps({**json.loads(lines[0]), "custom_id": "r99"}).encode() + b"\n"
+            content = b"".join([*lines, lines[0], foreign, b'{"cut', b"\n", b"\n"])
+        return real(name, content)
+
+    monkeypatch.setattr(fake, "put", put)
+    end = collected()
+    assert end.noise == {"duplicate": 1, "unknown": 1, "unreadable": 1}
+    assert end.rows == {"succeeded": 4}
+
+
+def test_what_was_returned_twice_is_counted_once(collected, fake, monkeypatch):
+    real = fake.put
+    monkeypatch.setattr(fake, "put", lambda name, body: real(name, body * 2 if name == "output.jsonl" else body))
+    assert collected().usage["gpt-5-mini"].total_tokens == 4 * 5
+
+
+def test_a_batch_that_returned_nothing_leaves_all_its_rows_missing(collected):
+    end = collected(answer=lambda _: None)
+    assert (end.rows, end.output_bytes, end.error_bytes) == ({"missing": 4}, None, None)
+
+
+def test_a_file_that_is_gone_leaves_its_rows_missing(collected, fakes, fake, caplog):
+    advance(fakes.job(ROWS))
+    fake.end()
+    file_id = fake.batches["batch-0"].output_file_id
+    fake.files[file_id] = (fake.files[file_id][0], None)
+    assert isinstance(advance(fakes.job(ROWS)), Waiting)
+    assert f"File {file_id} isn't there" in caplog.text
+    assert len(fake.requests("batch-1")) == 4
+
+
+def test_a_batch_that_failed_for_some_lines_names_them_and_sends_the_others_again(collected, fake):
+    issues = [{"code": "invalid_request", "message": "Model parameter is required.", "line": 2}]
+    end = collected("failed", issues=issues)
+    assert end.issues == (RowIssue(1, "invalid_request", "Model parameter is required."),)
+    assert (end.rows, end.open) == ({"failed": 4}, {"blocked": ((0, 0), (2, 3))})
+    assert [request["custom_id"] for request in fake.requests("batch-1")] == ["r0", "r2", "r3"]
+
+
+def test_a_batch_that_failed_as_a_whole_sends_nothing_again(collected):
+    end = collected("failed", issues=[{"code": "model_not_found", "message": "no such model"}])
+    assert (end.rows, end.open, end.answered) == ({"failed": 4}, {}, 0)
+    assert end.failure == RowIssue(-1, "model_not_found", "no such model")
+
+
+def test_a_batch_that_failed_without_a_word_sends_nothing_again(collected):
+    assert collected("failed").failure.code == "batch_failed"
+
+
+def test_nothing_is_noted_before_both_files_are_there(fakes, fake):
+    advance(fakes.job(ROWS))
+    fake.end(answer=by_row(r0=lambda f, r: f.refused(r, 400))(fake))
+    fake.errors["download"] = [UnreachableError("cut")]
+    with pytest.raises(UnreachableError):
+        advance(fakes.job(ROWS))
+    assert not [name for name in fakes.left() if "end.json" in name or "raw" in name]
+    assert fakes.finish(fakes.job(ROWS)).statuses == ["failed", *["succeeded"] * 3]
+
+
+def test_a_download_that_is_cut_goes_on_where_it_was(desk, emulator):
+    emulator.add_fault(fault="cut_download", call="files.content", after_bytes=1_000)
+    done = desk.run(ROWS)
+    assert done.outputs == [row["prompt"] for row in ROWS]
+    assert emulator.ledger.faults["cut_download"] >= 1

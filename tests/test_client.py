@@ -1,0 +1,323 @@
+"""The client: errors that say what to check, one create, transfers that last."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import openai
+import pytest
+from openai.types import Batch
+
+from airflow_openai_batch.client import AsyncOpenAIBatchClient, ClientConfig, OpenAIBatchClient, seconds, snapshot_of
+from airflow_openai_batch.emulator.server import running
+from airflow_openai_batch.engine.models import BatchIssue, Counts
+from airflow_openai_batch.exceptions import (
+    AuthenticationError,
+    NotFoundError,
+    QueueFullError,
+    QuotaError,
+    RateLimitError,
+    RejectedError,
+    UnreachableError,
+)
+
+CHAT = "/v1/chat/completions"
+LINE = (
+    b'{"custom_id":"r0","method":"POST","url":"/v1/chat/completions",'
+    b'"body":{"model":"gpt-5-mini","messages":[{"role":"user","content":"hi"}]}}\n'
+)
+
+
+@pytest.fixture
+def calls(emulator):
+    """How often each kind of call was made since."""
+    before = emulator.ledger.calls
+    return lambda kind: emulator.ledger.calls.get(kind, 0) - before.get(kind, 0)
+
+
+@pytest.fixture
+def connect(emulator):
+    """Make clients with settings of one's own."""
+    made = []
+
+    def connect(**settings):
+        options = {"name": "my_conn", "api_key": "sk-test", "base_url": emulator.base_url, "max_retries": 0}
+        made.append(OpenAIBatchClient(ClientConfig(**{**options, **settings})))
+        return made[-1]
+
+    yield connect
+    for client in made:
+        client.close()
+
+
+def upload(client, content=LINE, name="in.jsonl"):
+    return client.upload(name, lambda: io.BytesIO(content))
+
+
+def create(client, **more):
+    file = upload(client)
+    return client.create_batch(
+        input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={"a": "b"}, **more
+    )
+
+
+def finish(client, batch):
+    give_up = time.monotonic() + 10
+    while not batch.ended:
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+        batch = client.retrieve_batch(batch.id)
+    return batch
+
+
+def download(client, file_id):
+    target = io.BytesIO()
+    size = client.download(file_id, target)
+    assert size == len(target.getvalue())
+    return target.getvalue()
+
+
+def test_a_batch_goes_through_its_life(client):
+    batch = create(client)
+    assert (batch.endpoint, batch.metadata, batch.output_file_id) == (CHAT, {"a": "b"}, None)
+    batch = finish(client, batch)
+    assert (batch.status, batch.counts) == ("completed", Counts(1, 1, 0))
+    assert b'"hi"' in download(client, batch.output_file_id)
+    assert next(iter(client.list_batches())).id == batch.id
+
+
+def test_the_connection_test_names_the_server(client, emulator):
+    assert client.check() == f"The Batch API answers at {emulator.base_url}/"
+
+
+def test_a_wrong_key_names_the_connection_and_is_not_tried_again(connect, calls):
+    client = connect(api_key="wrong-key-1234567890", max_retries=5)
+    with pytest.raises(AuthenticationError, match=r"connection 'my_conn' .*Check its API key") as caught:
+        create(client)
+    assert (caught.value.status, caught.value.retryable) == (401, False)
+    assert "wrong-key-1234567890" not in str(caught.value)
+    assert calls("files.create") == 1
+
+
+def test_a_wrong_path_in_the_base_url_says_to_check_it(connect, emulator):
+    client = connect(base_url=f"{emulator.url}/v2", max_retries=5)
+    with pytest.raises(NotFoundError, match=rf"'my_conn' \({emulator.url}/v2\): .*Check its base URL"):
+        client.check()
+
+
+def test_a_server_that_is_not_there_says_to_check_the_base_url(connect):
+    client = connect(base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(UnreachableError, match=r"no answer from connection 'my_conn'.*Check its base URL and network"):
+        client.check()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, None, RejectedError),
+        (400, "token_limit_exceeded", QueueFullError),
+        (401, "invalid_api_key", AuthenticationError),
+        (403, None, AuthenticationError),
+        (404, None, NotFoundError),
+        (408, None, UnreachableError),
+        (409, None, UnreachableError),
+        (413, None, RejectedError),
+        (429, None, RateLimitError),
+        (429, "insufficient_quota", QuotaError),
+        (429, "credit_balance_exhausted", QuotaError),
+        (429, "project_spend_limit_exceeded", QuotaError),
+        (429, "organization_usage_limit_exceeded", QuotaError),
+        (429, "slow_down", RateLimitError),
+        (429, "token_limit_exceeded", QueueFullError),
+        (500, None, UnreachableError),
+        (503, None, UnreachableError),
+    ],
+)
+def test_each_status_has_its_error(connect, emulator, status, code, kind):
+    emulator.add_fault(fault="status", call="batches.retrieve", status=status, code=code, message="what happened")
+    with pytest.raises(kind, match=r"Looking at batch batch_1: .*what happened") as caught:
+        connect().retrieve_batch("batch_1")
+    assert type(caught.value) is kind
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("fault", [{"fault": "status", "status": 500}, {"fault": "drop"}, {"fault": "latency"}])
+def test_a_create_is_sent_once_whatever_becomes_of_it(connect, emulator, calls, fault):
+    client = connect(max_retries=5, create_timeout=0.3)
+    emulator.add_fault(call="batches.create", times=3, **fault)
+    with pytest.raises(UnreachableError):
+        create(client)
+    assert calls("batches.create") == 1
+
+
+def test_other_calls_are_tried_again(connect, emulator, calls):
+    emulator.add_fault(fault="status", call="batches.retrieve", status=500)
+    client = connect(max_retries=1)
+    batch = create(client)
+    assert client.retrieve_batch(batch.id).id == batch.id
+    assert calls("batches.retrieve") == 2
+
+
+@pytest.mark.parametrize(
+    "fault", [{"fault": "status", "status": 503}, {"fault": "cut_upload"}, {"fault": "drop", "when": "before"}]
+)
+def test_an_upload_is_tried_again_from_its_beginning(connect, emulator, fault):
+    emulator.add_fault(call="files.create", **fault)
+    assert upload(connect(max_retries=1)).bytes == len(LINE)
+
+
+def test_an_upload_that_was_refused_is_not_tried_again(connect, calls):
+    with pytest.raises(RejectedError, match=r"Must be \.jsonl"):
+        upload(connect(max_retries=5), name="in.txt")
+    assert calls("files.create") == 1
+
+
+def test_an_upload_gives_up_after_its_retries(connect, emulator, calls):
+    emulator.add_fault(fault="status", call="files.create", status=500, times=5)
+    with pytest.raises(UnreachableError, match=r"Uploading in\.jsonl"):
+        upload(connect(max_retries=1))
+    assert calls("files.create") == 2
+
+
+@pytest.mark.parametrize("after_bytes", [0, 1, 70_000])
+def test_a_download_that_broke_goes_on_where_it_was(connect, emulator, calls, after_bytes):
+    content = LINE * 1_000
+    client = connect(max_retries=2)
+    file = upload(client, content)
+    emulator.add_fault(fault="cut_download", call="files.content", after_bytes=after_bytes, times=2)
+    assert download(client, file.id) == content
+    assert calls("files.content") == 3
+
+
+def test_a_download_gives_up_after_its_retries(connect, emulator):
+    client = connect()
+    file = upload(client, LINE * 100)
+    emulator.add_fault(fault="cut_download", call="files.content", after_bytes=100)
+    with pytest.raises(UnreachableError, match=f"Downloading file {file.id}"):
+        download(client, file.id)
+
+
+def test_a_file_that_is_not_there_is_not_found(connect, calls):
+    with pytest.raises(NotFoundError, match="Downloading file file-none"):
+        download(connect(max_retries=5), "file-none")
+    assert calls("files.content") == 1
+
+
+def test_files_are_found_by_their_name(client):
+    name = "found-by-name.jsonl"
+    assert client.files_named(name, since=0) == []
+    first, second = (upload(client, name=name) for _ in range(2))
+    upload(client, name="another.jsonl")
+    assert {file.id for file in client.files_named(name, since=0)} == {first.id, second.id}
+    assert client.files_named(name, since=second.created_at + 1) == []
+
+
+def test_deleting_a_file_twice_is_no_error(client):
+    file = upload(client)
+    client.delete_file(file.id)
+    client.delete_file(file.id)
+    with pytest.raises(NotFoundError):
+        download(client, file.id)
+
+
+def test_cancelling_a_batch_that_has_ended_returns_it(client):
+    batch = finish(client, create(client))
+    assert client.cancel_batch(batch.id).status == "completed"
+
+
+def test_a_refused_cancellation_is_not_asked_for_again(connect, calls):
+    client = connect(max_retries=5)
+    batch = finish(client, create(client))
+    begun = time.monotonic()
+    assert client.cancel_batch(batch.id).status == "completed"
+    assert calls("batches.cancel") == 1
+    assert time.monotonic() - begun < 2
+
+
+def test_a_cancellation_that_met_a_server_error_is_asked_for_again(connect, emulator, calls):
+    client = connect(max_retries=1)
+    batch = create(client)
+    emulator.add_fault(fault="status", call="batches.cancel", status=500)
+    assert client.cancel_batch(batch.id).status in {"cancelling", "cancelled", "completed"}
+    assert calls("batches.cancel") == 2
+
+
+def test_batches_are_listed_page_by_page_as_they_are_asked_for():
+    with running(in_progress=60) as emulator:
+        client = OpenAIBatchClient(ClientConfig("c", "sk-test", emulator.base_url, max_retries=0))
+        file = upload(client)
+        made = [
+            client.create_batch(input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={}).id
+            for _ in range(101)
+        ]
+        listing = client.list_batches()
+        assert next(listing).id == made[-1]
+        assert emulator.ledger.calls["batches.list"] == 1
+        assert [batch.id for batch in listing] == made[-2::-1]
+        assert emulator.ledger.calls["batches.list"] == 2
+        client.close()
+
+
+def batch(**fields):
+    known = {"id": "b", "object": "batch", "endpoint": CHAT, "completion_window": "24h", "input_file_id": "f"}
+    return Batch.construct(**{**known, "status": "completed", "created_at": 1, **fields})
+
+
+def test_what_is_not_known_yet_is_none_however_a_server_says_it():
+    for nothing in ("", None):
+        seen = snapshot_of(batch(output_file_id=nothing, error_file_id=nothing, metadata=None, errors=None))
+        assert (seen.output_file_id, seen.error_file_id, seen.metadata, seen.errors) == (None, None, {}, ())
+    assert snapshot_of(batch()).counts == Counts()
+
+
+def test_other_spellings_of_gateways_are_understood():
+    seen = snapshot_of(batch(status="Completed", created_at="2026-01-02T03:04:05Z", expires_at="1767323045"))
+    assert (seen.status, seen.ended, seen.created_at, seen.expires_at) == ("completed", True, 1767323045, 1767323045)
+
+
+def test_errors_keep_their_lines():
+    errors = {"object": "list", "data": [{"code": "c", "message": "m", "param": "p", "line": 3}]}
+    assert snapshot_of(batch(errors=errors)).errors == (BatchIssue("c", "m", "p", 3),)
+
+
+@pytest.mark.parametrize(("value", "at"), [(None, None), (5, 5.0), (5.5, 5.5), ("5", 5.0)])
+def test_times_are_seconds(value, at):
+    assert seconds(value) == at
+
+
+def test_the_key_never_shows_in_a_repr():
+    config = ClientConfig("c", "sk-secret", options={"default_headers": {"x": "sk-secret"}})
+    assert "sk-secret" not in repr(config)
+
+
+def test_options_are_the_sdks_own(connect):
+    client = connect(organization="org", project="proj", options={"default_headers": {"x-mine": "1"}})
+    assert isinstance(client.sdk, openai.OpenAI)
+    assert (client.sdk.organization, client.sdk.project) == ("org", "proj")
+    assert client.sdk.default_headers["x-mine"] == "1"
+
+
+async def test_the_async_client_looks_lists_and_cancels(emulator, client):
+    made = create(client)
+    asynchronous = AsyncOpenAIBatchClient(ClientConfig("c", "sk-test", emulator.base_url))
+    assert (await asynchronous.retrieve_batch(made.id)).id == made.id
+    assert made.id in [batch.id async for batch in asynchronous.list_batches()]
+    assert (await asynchronous.cancel_batch(made.id)).status in {"cancelling", "cancelled"}
+    await asynchronous.close()
+
+
+async def test_the_async_client_never_tries_again_by_itself(emulator, calls):
+    emulator.add_fault(fault="status", call="batches.retrieve", status=500, times=3)
+    asynchronous = AsyncOpenAIBatchClient(ClientConfig("c", "sk-test", emulator.base_url, max_retries=5))
+    with pytest.raises(UnreachableError):
+        await asynchronous.retrieve_batch("batch_1")
+    await asynchronous.close()
+    assert calls("batches.retrieve") == 1
+
+
+def test_an_upload_waits_as_long_as_openai_asks(client, emulator):
+    emulator.add_fault(fault="status", call="files.create", status=429, retry_after=1)
+    begun = time.monotonic()
+    client.upload("a.jsonl", lambda: io.BytesIO(b'{"custom_id": "a"}\n'))
+    assert time.monotonic() - begun >= 1

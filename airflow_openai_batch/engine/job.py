@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from airflow_openai_batch.engine.journal import JOB, MANIFEST, VERSION, Journal
-from airflow_openai_batch.engine.models import JobRecord
+from airflow_openai_batch.engine.models import JobRecord, OwnerRecord
 from airflow_openai_batch.engine.planner import Limits, OvertakenError, Planner
 from airflow_openai_batch.engine.requests import RequestBuilder, RequestSpec
 from airflow_openai_batch.exceptions import InputError, JobMismatchError, JobOwnedError
@@ -131,18 +131,23 @@ class Opener:
                     "Use another destination, or remove what is left of the old one."
                 )
             return None
-        if record.owner != self._spec.owner and self._is_live(record.owner) and not self._store.exists(MANIFEST):
-            owner = ", ".join(f"{name} {value}" for name, value in record.owner.items())
+        owners = self._journal.owners(record)
+        owner, same_owner = owners[-1], owners[-1] == self._spec.owner
+        taking_over = not same_owner and not self._store.exists(MANIFEST)
+        if taking_over and self._is_live(owner):
+            named = ", ".join(f"{name} {value}" for name, value in owner.items())
             raise JobOwnedError(
-                f"{self._store.url} holds job {record.job}, which another task instance is working on ({owner}). "
+                f"{self._store.url} holds job {record.job}, which another task instance is working on ({named}). "
                 "Give each its own destination, with the run in its name."
             )
-        changed = self._changes(record)
+        changed = self._changes(record, same_owner=same_owner and bool(owner))
         if changed:
             raise JobMismatchError(
                 f"{self._store.url} holds another job ({record.job}): {changed}. One destination is one job. Use "
                 'another destination (with the run in its name), or on_input_change="restart" to give the old job up.'
             )
+        if taking_over and not self._journal.take_over(OwnerRecord(self._clock(), self._spec.owner), len(owners)):
+            return self.existing()  # another took it over meanwhile
         return record
 
     def plan(self) -> JobRecord:
@@ -199,7 +204,7 @@ class Opener:
         limits = Limits(settings["requests_per_batch"], settings["bytes_per_batch"], settings["max_enqueued_tokens"])
         return Planner(store, RequestBuilder(self._spec.request), limits, its_turn)
 
-    def _changes(self, record: JobRecord) -> str:
+    def _changes(self, record: JobRecord, *, same_owner: bool) -> str:
         """Say what differs, or nothing."""
         wanted = self._plain(self._spec.parameters())
         names = [name for name in wanted if wanted[name] != record.parameters.get(name)]
@@ -207,7 +212,6 @@ class Opener:
             name = names[0]
             old, new = (orjson.dumps(value).decode()[:120] for value in (record.parameters.get(name), wanted[name]))
             return f"{', '.join(names)} changed ({name} was {old}, is {new})"
-        same_owner = bool(self._spec.owner) and self._spec.owner == record.owner
         try:
             source = self._source()
             listing = source.listing()

@@ -1,7 +1,8 @@
 """The job's durable record, and the only writer of it.
 
-``_job/job.json`` is written once, when the plan is complete; ``_job/rounds/N.json`` once for each later round,
-``_job/rounds/N.M.split.json`` when a shard had to be halved. Each attempt to run a shard leaves a trail of small files,
+``_job/job.json`` is written once, when the plan is complete; ``_job/owners/N.json`` by each other task instance that
+takes the job over; ``_job/rounds/N.json`` once for each later round, ``_job/rounds/N.M.split.json`` when a shard had to
+be halved. Each attempt to run a shard leaves a trail of small files,
 each created exclusively and never changed::
 
     _job/batches/00000.r0.a0.upload.json   a file of a name that is known may now exist at OpenAI
@@ -34,6 +35,7 @@ from airflow_openai_batch.engine.models import (
     IntentRecord,
     JobRecord,
     Key,
+    OwnerRecord,
     RoundRecord,
     Shard,
     SplitRecord,
@@ -52,6 +54,7 @@ VERSION = 1
 
 JOB = "_job/job.json"
 MANIFEST = "manifest.json"
+_OWNERS = "_job/owners"
 _ROUNDS = "_job/rounds"
 _BATCHES = "_job/batches"
 _PLANS = "_job/plans"
@@ -68,7 +71,7 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (JobRecord, RoundRecord, SplitRecord, *_KINDS.values())
+    kind: TypeAdapter(kind) for kind in (JobRecord, OwnerRecord, RoundRecord, SplitRecord, *_KINDS.values())
 }
 
 Record = UploadRecord | IntentRecord | FenceRecord | BatchRecord | CancelRecord | VoidRecord | EndRecord
@@ -156,6 +159,20 @@ class Journal:
         """Write the job's record; False where another was first."""
         return self._create(JOB, record)
 
+    def owners(self, record: JobRecord) -> list[dict[str, str]]:
+        """Return the job's owners, the one of today last."""
+        return [record.owner, *(taken.owner for taken in self._takeovers())]
+
+    def _takeovers(self) -> Iterator[OwnerRecord]:
+        for number in sorted(self._numbers(_OWNERS)):
+            taken = self._read(f"{_OWNERS}/{number}.json", OwnerRecord)
+            if taken is not None:
+                yield taken
+
+    def take_over(self, record: OwnerRecord, number: int) -> bool:
+        """Become the owner after ``number`` others; False where another was first."""
+        return self._create(f"{_OWNERS}/{number}.json", record)
+
     def claim_plan(self) -> int:
         """Begin to plan; whoever has begun before and is still at it is overtaken."""
         while True:
@@ -173,7 +190,10 @@ class Journal:
         self._store.prune(_PLANS)
 
     def _newest_claim(self) -> int:
-        return max((int(name[:-5]) for name in self._store.names(_PLANS) if name[:-5].isdigit()), default=-1)
+        return max(self._numbers(_PLANS), default=-1)
+
+    def _numbers(self, folder: str) -> Iterator[int]:
+        return (int(name[:-5]) for name in self._store.names(folder) if name[:-5].isdigit())
 
     def create_round(self, record: RoundRecord) -> bool:
         """Write a later round's record; False where another was first."""

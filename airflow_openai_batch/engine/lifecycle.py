@@ -8,6 +8,7 @@ trail                                 what follows
 none, or the last one void            submit (after a pause, if the queue was full)
 upload, no intent                     submit: the upload is found by its name, or made again
 intent, no batch                      look the batch up by its metadata; give up when it can't exist
+intent to split, or to give up        do so; a shard that was halved isn't seen any more, its halves are
 batch, no end                         watch; when it has ended, collect
 end                                   over
 ====================================  ================================================================
@@ -110,6 +111,7 @@ class Split:
     """Halve a shard that is too large for the model's queue."""
 
     shard: Shard
+    key: Key
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class GiveUp:
     """Report a row that is too large for the model's queue all by itself."""
 
     shard: Shard
-    attempt: Attempt
+    key: Key
+    refused: Attempt
 
 
 Step = Submit | Resolve | Collect | Requeue | OpenRound | CancelOverdue | Split | GiveUp
@@ -198,6 +201,10 @@ class _Survey:
             self._refused.append((shard, trail))
         elif last.batch:
             self._in_flight(shard, last, last.batch.batch_id)
+        elif last.intent and last.intent.purpose == "split":
+            self.steps.append(Split(shard, last.key))
+        elif last.intent and last.intent.purpose == "give_up":
+            self.steps.append(GiveUp(shard, last.key, trail[-2]))
         elif last.intent:
             sent = last.intent.at + self._rules.create_timeout
             self._unclear(shard, last, (last.fence.at if last.fence else sent) + self._rules.create_grace)
@@ -257,7 +264,8 @@ class _Survey:
     def _go_again(self, shard: Shard, trail: tuple[Attempt, ...]) -> None:
         pause = pause_until(trail, self._state, self._rules.queue_pause)
         if too_large(shard, trail, alone=shard.model not in self._busy):
-            self.steps.append(Split(shard) if shard.rows > 1 else GiveUp(shard, trail[-1]))
+            key = Key(shard.number, shard.round, len(trail))
+            self.steps.append(Split(shard, key) if shard.rows > 1 else GiveUp(shard, key, trail[-1]))
         elif pause is not None and pause > self._now:
             self._held.append(shard)
             self.times.append(pause)

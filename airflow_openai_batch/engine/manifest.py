@@ -23,7 +23,7 @@ def tidy(api: BatchAPI, state: JobState) -> None:
 
     Done before the manifest is written, so that a job that dies here does it again; a file that is gone is no error.
     """
-    files = {attempt.intent.file_id for attempt in state.all_attempts() if attempt.intent}
+    files = {attempt.intent.file_id for attempt in state.all_attempts() if attempt.intent and attempt.intent.file_id}
     files |= {file_id for attempt in state.all_attempts() if attempt.end for file_id in attempt.end.files}
     for file_id in sorted(files):
         try:

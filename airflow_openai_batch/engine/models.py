@@ -168,7 +168,8 @@ class Plan:
 class JobRecord:
     """``_job/job.json``: who the job is and what was planned. Written once, when the plan is complete.
 
-    :param owner: what identifies the task instance (or any other caller); equal owners are tries of one task.
+    :param owner: what identifies the task instance (or any other caller) that planned the job; equal owners are tries
+        of one task.
     :param parameters: everything that shapes requests or results, so that a change can be named.
     :param settings: what may be changed between tries: rounds, limits, metadata and the like.
     :param listing: fingerprint of the source's files (names, sizes, times), None for other sources.
@@ -185,6 +186,14 @@ class JobRecord:
     listing: str | None
     plan: Plan
     foreign: str | None = None
+
+
+@dataclass(frozen=True)
+class OwnerRecord:
+    """``_job/owners/1.json``: who took the job over from an owner that was gone; the newest is the job's owner."""
+
+    at: float
+    owner: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -232,14 +241,16 @@ class UploadRecord:
 
 @dataclass(frozen=True)
 class IntentRecord:
-    """A create is about to be sent: a batch of this file, with this key's metadata, may exist from now on.
+    """The attempt is claimed. For a create: a batch of this file, with this key's metadata, may exist from now on.
 
     :param file_created_at: by OpenAI's clock; no batch of the file is older, however wrong our clock is.
+    :param purpose: ``split`` and ``give_up`` claim the attempt so that nobody submits the shard any more.
     """
 
     at: float
     file_id: str
     file_created_at: float
+    purpose: Literal["create", "split", "give_up"] = "create"
 
 
 @dataclass(frozen=True)

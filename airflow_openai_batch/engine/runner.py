@@ -38,9 +38,11 @@ from airflow_openai_batch.engine.models import (
     CancelRecord,
     Done,
     Ended,
+    IntentRecord,
     JobRecord,
     Key,
     RoundRecord,
+    Shard,
     SplitRecord,
     Waiting,
 )
@@ -286,14 +288,32 @@ class _Advance:
         elif isinstance(step, CancelOverdue):
             self._cancel_overdue(step)
         elif isinstance(step, Split):
-            halves = halve(self._job.store, step.shard, self._measure())
-            self._job.journal.create_split(SplitRecord(step.shard.round, step.shard.number, halves))
-            log.info("Shard %s is too large for the queue of %s; halved", step.shard.name, step.shard.model)
+            return self._split(step, state)
         elif isinstance(step, GiveUp):
-            self._job.journal.write(step.attempt.key, too_large(step.attempt, self._job.clock()))
-            log.warning("Row %s is too large for the queue of %s", step.shard.first, step.shard.model)
+            return self._give_up(step, state)
         else:
             self._open_round(step, state)
+        return True
+
+    def _claim(self, shard: Shard, key: Key, purpose: Literal["split", "give_up"], state: JobState) -> bool:
+        """Claim an attempt, so that nobody submits the shard; False where somebody just does."""
+        if any(attempt.key == key for attempt in state.of(shard)):
+            return True  # by an attempt that died after it
+        return self._job.journal.write(key, IntentRecord(self._job.clock(), "", 0.0, purpose))
+
+    def _split(self, step: Split, state: JobState) -> bool:
+        if not self._claim(step.shard, step.key, "split", state):
+            return False
+        halves = halve(self._job.store, step.shard, self._measure())
+        self._job.journal.create_split(SplitRecord(step.shard.round, step.shard.number, halves))
+        log.info("Shard %s is too large for the queue of %s; halved", step.shard.name, step.shard.model)
+        return True
+
+    def _give_up(self, step: GiveUp, state: JobState) -> bool:
+        if not self._claim(step.shard, step.key, "give_up", state):
+            return False
+        self._job.journal.write(step.key, too_large(step.refused, self._job.clock()))
+        log.warning("Row %s is too large for the queue of %s", step.shard.first, step.shard.model)
         return True
 
     def _cancel_overdue(self, step: CancelOverdue) -> None:
@@ -303,6 +323,10 @@ class _Advance:
         self._snapshots[step.snapshot.id] = self._job.api.cancel_batch(step.snapshot.id)
 
     def _collect(self, step: Collect) -> None:
+        if step.snapshot.status == "cancelled" and step.attempt.cancel is None:
+            # Nobody of this job asked for it: final. Said before the end is written, so that a new try, which would
+            # have the rows go again, can't say otherwise once somebody has gone on from here.
+            self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "found cancelled", again=False))
         end = self._collector.collect(step.shard, step.attempt, step.snapshot)
         self._job.journal.write(step.attempt.key, end)
         rows = ", ".join(f"{count:,} {status}" for status, count in sorted(end.rows.items()))

@@ -133,14 +133,17 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("api")
+    parser.add_argument("--first", type=int, default=0, help="the first point to kill at")
     parser.add_argument("--step", type=int, default=1, help="kill at every so many points")
     options = parser.parse_args()
     # Imported before the forks, which then cost nothing; none of these starts a thread.
     for module in ("client", "engine.runner", "engine.sources", "engine.store"):
         importlib.import_module(f"airflow_openai_batch.{module}")
-    _, told = in_child(lambda: json.dumps(run_to_the_end(f"{options.folder}/whole", options.api, None, "whole").names))
+    _, told = in_child(
+        lambda: json.dumps(run_to_the_end(f"{options.folder}/whole{options.first}", options.api, None, "whole").names)
+    )
     names = json.loads(told)
-    for number in range(0, len(names), options.step):
+    for number in range(options.first, len(names), options.step):
         url, tag = f"{options.folder}/{number}", f"point{number}"
         first, _ = in_child(lambda: str(run_to_the_end(url, options.api, number, tag)))  # noqa: B023 - called at once
         second, _ = in_child(lambda: str(run_to_the_end(url, options.api, None, tag)))  # noqa: B023 - called at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -15,14 +16,23 @@ from moto.server import ThreadedMotoServer
 ROWS = [[row, "succeeded"] for row in range(12)]
 
 
+PROGRAMS = 3
+"""Programs that share the points out among themselves, each with an emulator of its own: they mostly wait."""
+
+
 @pytest.fixture
-def api():
-    """An emulator of its own, in another process: the job's processes are killed, it isn't."""
+def apis():
+    """Emulators in other processes: the job's processes are killed, they aren't."""
     command = [sys.executable, "-m", "airflow_openai_batch.emulator", "--port", "0"]
     command += ["--validating", "0.02", "--in-progress", "0.05", "--finalizing", "0.02"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        yield process.stdout.readline().split()[-1]
-        process.terminate()
+    with contextlib.ExitStack() as stack:
+        started = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+            for _ in range(PROGRAMS)
+        ]
+        yield [process.stdout.readline().split()[-1] for process in started]
+        for process in started:
+            process.terminate()
 
 
 @pytest.fixture
@@ -37,15 +47,21 @@ def s3():
     server.stop()
 
 
-def killed_at_every_point(folder: str, api: str, step: int, **env: str) -> list[dict]:
+def killed_at_every_point(folder: str, apis: list[str], **env: str) -> list[dict]:
     program = Path(__file__).with_name("kill_points.py")
-    command = [sys.executable, str(program), folder, api, "--step", str(step)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    programs = []
+    for first, api in enumerate(apis):
+        command = [sys.executable, str(program), folder, api, "--first", str(first), "--step", str(len(apis))]
+        programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}))
+    told = [process.communicate()[0] for process in programs]
+    assert [process.returncode for process in programs] == [0] * len(apis)
+    points = [json.loads(line) for lines in told for line in lines.splitlines()]
+    return sorted(points, key=lambda point: point["point"])
 
 
 def judge(points: list[dict]) -> None:
+    assert len(points) > 100
+    assert [point["point"] for point in points] == list(range(len(points)))
     for point in points:
         assert point["killed"], point["name"]
         assert point["finished"], point["name"]
@@ -54,13 +70,9 @@ def judge(points: list[dict]) -> None:
         assert point["files_left"] == 0, point["name"]
 
 
-def test_a_job_killed_at_any_point_ends_with_every_row_once_and_none_billed_twice(api, tmp_path):
-    points = killed_at_every_point(str(tmp_path), api, step=1)
-    assert len(points) > 100
-    judge(points)
+def test_a_job_killed_at_any_point_ends_with_every_row_once_and_none_billed_twice(apis, tmp_path):
+    judge(killed_at_every_point(str(tmp_path), apis))
 
 
-def test_a_job_on_s3_killed_at_any_fourth_point_ends_likewise(api, s3):
-    points = killed_at_every_point("s3://kill-points/jobs", api, step=4, **s3)
-    assert len(points) > 25
-    judge(points)
+def test_a_job_on_s3_killed_at_any_point_ends_likewise(apis, s3):
+    judge(killed_at_every_point("s3://kill-points/jobs", apis, **s3))

@@ -287,7 +287,7 @@ def refused(shard, times, message="Limit: 1,000 enqueued tokens.", **more):
 
 def test_a_shard_larger_than_the_queue_is_halved_at_once():
     large = shard(0, rows=8, tokens=1001)
-    assert refused(large, 1).steps == (Split(large),)
+    assert refused(large, 1).steps == (Split(large, Key(0, 0, 1)),)
 
 
 def test_a_shard_that_fits_the_queue_by_far_waits_for_as_long_as_it_takes():
@@ -297,13 +297,13 @@ def test_a_shard_that_fits_the_queue_by_far_waits_for_as_long_as_it_takes():
 def test_a_shard_near_the_limit_is_halved_when_it_is_refused_with_nothing_of_ours_in_the_queue():
     near = shard(0, rows=8, tokens=600)
     assert refused(near, 1).waiting is not None
-    assert refused(near, 2).steps == (Split(near),)
+    assert refused(near, 2).steps == (Split(near, Key(0, 0, 2)),)
 
 
 def test_a_shard_that_is_always_refused_is_halved_where_no_limit_is_named():
     unknown = shard(0, rows=8, tokens=10)
     assert refused(unknown, 3, message="full").waiting is not None
-    assert refused(unknown, 4, message="full").steps == (Split(unknown),)
+    assert refused(unknown, 4, message="full").steps == (Split(unknown, Key(0, 0, 4)),)
 
 
 def test_a_row_larger_than_the_queue_is_given_up():

@@ -13,19 +13,23 @@ from datetime import datetime
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import Done, Ended, Waiting
+from airflow_openai_batch.engine.lifecycle import Submit
+from airflow_openai_batch.engine.models import Done, Ended, Key, Waiting
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.engine.sources import FileSource
 from airflow_openai_batch.engine.store import Store
+from airflow_openai_batch.engine.submit import Submitter
 from airflow_openai_batch.exceptions import (
     AuthenticationError,
     InputError,
     JobOwnedError,
     JobTimeoutError,
+    QueueFullError,
     QuotaError,
     RejectedError,
     UnreachableError,
 )
+from tests.engine.conftest import landed
 
 ROWS = [{"prompt": f"row {n}", "n": n} for n in range(4)]
 
@@ -292,6 +296,120 @@ def test_a_job_whose_owner_is_gone_is_gone_on_with(fakes, fake):
     fake.end()
     assert fakes.finish(fakes.job(ROWS, owner={"task": "other"})).statuses == ["succeeded"] * 4
     assert fake.calls["create_batch"] == 1
+
+
+def test_who_took_a_job_over_owns_it(fakes):
+    advance(fakes.job(ROWS))
+    advance(fakes.job(ROWS, owner={"task": "second"}))
+    for third in ({"task": "third"}, {"task": "t"}):
+        other = fakes.job(ROWS, owner=third)
+        other._is_live = lambda owner: owner == {"task": "second"}
+        with pytest.raises(JobOwnedError, match=r"working on \(task second\)"):
+            advance(other)
+    advance(fakes.job(ROWS, owner={"task": "second"}))
+
+
+def test_of_two_that_take_a_job_over_one_gets_it(fakes, monkeypatch):
+    advance(fakes.job(ROWS))
+    late = fakes.job(ROWS, owner={"task": "late"})
+    late._is_live = lambda owner: owner == {"task": "early"}
+    take_over = Journal.take_over
+
+    def overtaken(journal, record, number):
+        monkeypatch.setattr(Journal, "take_over", take_over)
+        advance(fakes.job(ROWS, owner={"task": "early"}))
+        return take_over(journal, record, number)
+
+    monkeypatch.setattr(Journal, "take_over", overtaken)
+    with pytest.raises(JobOwnedError, match=r"working on \(task early\)"):
+        advance(late)
+
+
+class Intruded(Store):
+    """A store at which something else happens before a file is created."""
+
+    before: dict
+
+    def create(self, name, content):
+        for ending in list(self.before):
+            if name.endswith(ending):
+                self.before.pop(ending)()
+        return super().create(name, content)
+
+
+FULL = "Enqueued token limit reached. Limit: 1 enqueued tokens."
+
+
+@pytest.mark.parametrize("meanwhile", ["running", "ended", "refused"])
+def test_a_shard_that_another_attempt_submits_at_this_moment_is_not_halved(fakes, fake, clock, meanwhile):
+    fake.errors["create_batch"] = [QueueFullError(FULL)]
+
+    def submit_whole():
+        """What an attempt does that stood still since it read the journal."""
+        journal = Journal(store)
+        state = journal.state(journal.job())
+        (whole,) = state.rounds[0]
+        if meanwhile == "refused":
+            fake.errors["create_batch"] = [QueueFullError(FULL)]
+        job = fakes.job(ROWS)
+        Submitter(fake, store, journal, job.spec, clock).submit(Submit(whole, Key(0, 0, 1)), state)
+        if meanwhile == "ended":
+            fake.end()
+
+    store = Intruded.at(str(fakes.out))
+    store.before = {"00000.r0.a1.intent.json": submit_whole}
+    for _ in range(20):
+        outcome = advance(fakes.job(ROWS, store=store, delete_files=False))
+        if isinstance(outcome, Done):
+            break
+        for batch_id in outcome.batches:
+            fake.end(batch_id)
+        clock.now += 60
+    done = landed(outcome.manifest)
+    assert done.statuses == ["succeeded"] * 4
+    assert not store.before
+    bought = [request["custom_id"] for batch_id in fake.batches for request in fake.requests(batch_id)]
+    assert sorted(bought) == ["r0", "r1", "r2", "r3"]
+    assert len(fake.batches) == (2 if meanwhile == "refused" else 1)
+
+
+@pytest.mark.parametrize("dies_after", ["intent.json", "split.json"])
+def test_a_shard_whose_halving_was_cut_short_is_halved_by_the_next(fakes, fake, dies_after):
+    fake.errors["create_batch"] = [QueueFullError(FULL)]
+
+    class Dying(Store):
+        def create(self, name, content):
+            made = super().create(name, content)
+            if name.endswith(("00000.r0.a1.intent.json", "split.json")) and name.endswith(dies_after):
+                raise KeyboardInterrupt
+            return made
+
+    with pytest.raises(KeyboardInterrupt):
+        advance(fakes.job(ROWS, store=Dying.at(str(fakes.out))))
+    assert len(advance(fakes.job(ROWS)).batches) == 2
+    assert (fake.calls["create_batch"], len(fake.batches)) == (3, 2)
+
+
+@pytest.mark.parametrize("first", ["collected", "noted"])
+def test_attempts_agree_on_what_becomes_of_a_batch_found_cancelled(fakes, fake, first):
+    advance(fakes.job(ROWS))
+    fake.end(status="cancelled", answer=lambda request: fake.not_run(request, "batch_cancelled"))
+    store = Intruded.at(str(fakes.out))
+    outcomes = []
+    if first == "collected":
+        # A new try is about to note that the rows go again, when one of before has landed them as cancelled.
+        store.before = {"cancel.json": lambda: outcomes.append(advance(fakes.job(ROWS)))}
+        outcomes.append(advance(fakes.job(ROWS, store=store), new_try=True))
+        assert [isinstance(outcome, Done) for outcome in outcomes] == [True, True]
+        assert outcomes[0].manifest["rows"] == outcomes[1].manifest["rows"]
+        assert len(fake.batches) == 1
+    else:
+        # The one of before is about to land them, when the new try notes that they go again.
+        store.before = {"cancel.json": lambda: outcomes.append(advance(fakes.job(ROWS), new_try=True))}
+        outcomes.append(advance(fakes.job(ROWS, store=store)))
+        assert [outcome.batches for outcome in outcomes] == [("batch-1",), ("batch-1",)]
+        fake.end()
+        assert fakes.finish(fakes.job(ROWS)).statuses == ["succeeded"] * 4
 
 
 def test_a_job_that_is_late_but_done_is_landed(fakes, fake, clock):

@@ -58,10 +58,10 @@ def job_of(url: str, api_url: str, points: Points, tag: str):
 
     class CountedAPI:
         def __init__(self, client) -> None:
-            self._client = client
+            self.uncounted = client
 
         def __getattr__(self, name):
-            method = getattr(self._client, name)
+            method = getattr(self.uncounted, name)
 
             def counted(*args, **kwargs):
                 points.reach(f"before {name}")
@@ -90,17 +90,22 @@ def run_to_the_end(url: str, api_url: str, kill_at: int | None, tag: str) -> Poi
 
     points = Points(kill_at)
     job = job_of(url, api_url, points, tag)
-    while not isinstance(advance(job), Done):
-        time.sleep(0.05)
+    while not isinstance(outcome := advance(job), Done):
+        # Waited for past the points, so that every run has the same ones.
+        while not all(job.api.uncounted.retrieve_batch(batch_id).ended for batch_id in outcome.batches):
+            time.sleep(0.02)
+        time.sleep(0.02)
     return points
 
 
 def results(url: str) -> list[dict]:
+    """Read what was landed, and make room: a server of tests lists slowly where much lies."""
     from airflow_openai_batch.engine.store import Store
 
     options = {"endpoint_url": os.environ["S3_ENDPOINT"]} if url.startswith("s3://") else {}
     store = Store.at(url, **options)
     lines = [line for name in store.names("results") for line in store.read(f"results/{name}").splitlines()]
+    store.fs.rm(store.root, recursive=True)
     return [json.loads(line) for line in lines]
 
 
@@ -129,29 +134,17 @@ def billed(api_url: str) -> dict:
         return json.load(answer)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder")
-    parser.add_argument("api")
-    parser.add_argument("--first", type=int, default=0, help="the first point to kill at")
-    parser.add_argument("--step", type=int, default=1, help="kill at every so many points")
-    options = parser.parse_args()
-    # Imported before the forks, which then cost nothing; none of these starts a thread.
-    for module in ("client", "engine.runner", "engine.sources", "engine.store"):
-        importlib.import_module(f"airflow_openai_batch.{module}")
-    _, told = in_child(
-        lambda: json.dumps(run_to_the_end(f"{options.folder}/whole{options.first}", options.api, None, "whole").names)
-    )
-    names = json.loads(told)
-    for number in range(options.first, len(names), options.step):
-        url, tag = f"{options.folder}/{number}", f"point{number}"
-        first, _ = in_child(lambda: str(run_to_the_end(url, options.api, number, tag)))  # noqa: B023 - called at once
-        second, _ = in_child(lambda: str(run_to_the_end(url, options.api, None, tag)))  # noqa: B023 - called at once
+def judge_points(folder: str, api: str, points: list[tuple[int, str]]) -> None:
+    """Kill and run again at each of these points, and print what became of it."""
+    for number, name in points:
+        url, tag = f"{folder}/{number}", f"point{number}"
+        first, _ = in_child(lambda: str(run_to_the_end(url, api, number, tag)))  # noqa: B023 - called at once
+        second, _ = in_child(lambda: str(run_to_the_end(url, api, None, tag)))  # noqa: B023 - called at once
         _, landed = in_child(lambda: json.dumps([(r["row"], r["status"]) for r in results(url)]))  # noqa: B023 - called at once
-        ledger = billed(options.api)
+        ledger = billed(api)
         row = {
             "point": number,
-            "name": names[number],
+            "name": name,
             "killed": first == KILLED,
             "finished": second == 0,
             "results": json.loads(landed),
@@ -160,6 +153,31 @@ def main() -> None:
         }
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
+
+
+def main() -> None:
+    """Share the points out among as many processes as there are APIs: they mostly wait."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("apis", nargs="+")
+    options = parser.parse_args()
+    # Imported before the forks, which then cost nothing; none of these starts a thread.
+    for module in ("client", "engine.runner", "engine.sources", "engine.store"):
+        importlib.import_module(f"airflow_openai_batch.{module}")
+    if options.folder.startswith("s3://"):
+        importlib.import_module("s3fs")
+    _, told = in_child(
+        lambda: json.dumps(run_to_the_end(f"{options.folder}/whole", options.apis[0], None, "whole").names)
+    )
+    points = list(enumerate(json.loads(told)))
+    lanes = []
+    for number, api in enumerate(options.apis):
+        pid = os.fork()
+        if pid == 0:
+            judge_points(options.folder, api, points[number :: len(options.apis)])
+            os._exit(0)
+        lanes.append(pid)
+    sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in lanes))
 
 
 if __name__ == "__main__":

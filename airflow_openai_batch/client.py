@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 import openai
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from airflow_openai_batch.engine.models import BatchIssue, BatchSnapshot, Counts, RemoteFile
+from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.exceptions import (
     APIError,
     AuthenticationError,
@@ -159,6 +160,10 @@ def _text(error: openai.APIStatusError) -> str:
 def _cause(error: BaseException) -> str:
     cause = error.__cause__ or error
     return f"{type(cause).__name__}: {cause}"[:300].rstrip(". ")
+
+
+def _is_count(text: str | None) -> TypeGuard[str]:
+    return text is not None and text.isdigit()
 
 
 def seconds(value: Any) -> float | None:
@@ -335,13 +340,16 @@ class OpenAIBatchClient:
                     target.truncate()
                     have = 0
                 length = response.headers.get("content-length")
-                target.writelines(response.iter_bytes(_PIECE))
+                progress = Progress(f"Downloading file {file_id}", "bytes", int(length) if _is_count(length) else None)
+                for piece in response.iter_bytes(_PIECE):
+                    target.write(piece)
+                    progress.add(len(piece))
         except openai.APIStatusError as error:
             if have and error.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 # Nothing is missing: the transfer broke at its very end.
                 return None
             raise
-        total = have + int(length) if length and length.isdigit() else None
+        total = have + int(length) if _is_count(length) else None
         if total is not None and target.tell() < total:
             raise UnreachableError(f"Downloading file {file_id}: {target.tell():,} of {total:,} bytes arrived")
         return total

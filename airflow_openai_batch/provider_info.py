@@ -46,6 +46,13 @@ _OPTIONS = {
         "example": None,
         "default": "True",
     },
+    "concurrency": {
+        "description": "Uploads and downloads that one task has under way at once.",
+        "version_added": "0.1.0",
+        "type": "integer",
+        "example": None,
+        "default": "4",
+    },
     "min_wait": {
         "description": (
             "Seconds that a deferred task stays deferred at least. Airflow's scheduler can lose a task whose trigger "

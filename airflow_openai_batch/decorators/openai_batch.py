@@ -12,8 +12,8 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from airflow_openai_batch.exceptions import ConfigurationError
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
+from airflow_openai_batch.operators.parameters import ParameterError, check_parameters, parameters_checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchOperator):
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
         if inspect.iscoroutinefunction(python_callable) or inspect.isasyncgenfunction(python_callable):
-            raise ConfigurationError(f"@task.openai_batch: {python_callable.__name__} is async; give a plain function")
+            raise ParameterError(f"@task.openai_batch: {python_callable.__name__} is async; give a plain function")
         super().__init__(source=None, python_callable=python_callable, **kwargs)
 
     def open_source(self, context: Context) -> Source:
@@ -62,7 +62,10 @@ def openai_batch_task(python_callable: Callable[..., Any] | None = None, **kwarg
 
     :param python_callable: the function; None where the decorator is called with parameters.
     :param kwargs: parameters of :class:`OpenAIBatchOperator` but ``source``.
+    :raises ConfigurationError: one that can't be right; said here because a mapped task is made on the worker only.
     """
+    with parameters_checked():
+        check_parameters(kwargs)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=OpenAIBatchDecoratedOperator, **kwargs
     )

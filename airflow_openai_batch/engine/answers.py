@@ -7,21 +7,24 @@ as a JSON string, an error without a code, a status of 0 are all met in the wild
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jsonlines
 import orjson
 
 from airflow_openai_batch.engine.models import Status, Usage
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_GOOD_HTTP = range(200, 300)
+
 RETRYABLE_HTTP = frozenset({0, 408, 409, 429})
 """Failures in passing, besides 5xx; 0 is what some servers say when nothing was called."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What came back for a row.
 
     :param may_repeat: whether the same request could end otherwise; False once it was answered for good.
@@ -41,13 +44,23 @@ class Answer:
 Check = Callable[[Any], "str | None"]
 
 
+def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
+    """Yield each line's object with its ``custom_id``, or None where it has none or isn't JSON; skip empty lines."""
+    reader = jsonlines.Reader(lines, loads=orjson.loads)
+    while True:
+        try:
+            value = reader.read(type=dict, skip_empty=True)
+        except jsonlines.InvalidLineError:
+            yield None
+        except EOFError:
+            return
+        else:
+            yield value if isinstance(value.get("custom_id"), str) else None
+
+
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return a line's object with its ``custom_id``, or None where it has none or isn't JSON."""
-    try:
-        value = jsonlines.Reader((line,), loads=orjson.loads).read(type=dict)
-    except (jsonlines.InvalidLineError, EOFError):
-        return None
-    return value if isinstance(value.get("custom_id"), str) else None
+    """Return what :func:`parse_lines` yields of one line; None where it is empty."""
+    return next(parse_lines((line,)), None)
 
 
 def read_line(value: dict[str, Any], check: Check | None) -> Answer:
@@ -64,7 +77,7 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
     body = _body(response.get("body"))
     status = response.get("status_code")
     status = status if isinstance(status, int) else 0
-    if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+    if status not in _GOOD_HTTP:
         return _failed(wire, status, _error_of(body))
     if not isinstance(body, dict):
         problem = {"code": "invalid_body", "message": "the answer's body isn't an object", "status_code": status}
@@ -221,20 +234,26 @@ def usage_of(usage: Any) -> Usage | None:
     """Return tokens under one set of names, whichever endpoint they came from."""
     if not isinstance(usage, dict):
         return None
-
-    def number(*names: str) -> int:
-        return next((value for name in names if isinstance(value := usage.get(name), int)), 0)
-
-    def detail(group: tuple[str, ...], name: str) -> int:
-        details = next((value for key in group if isinstance(value := usage.get(key), dict)), {})
-        value = details.get(name)
-        return value if isinstance(value, int) else 0
-
-    inputs, outputs = number("input_tokens", "prompt_tokens"), number("output_tokens", "completion_tokens")
+    inputs = _number(usage, "input_tokens", "prompt_tokens")
+    outputs = _number(usage, "output_tokens", "completion_tokens")
     return Usage(
-        input_tokens=inputs,
-        cached_tokens=detail(("input_tokens_details", "prompt_tokens_details"), "cached_tokens"),
-        output_tokens=outputs,
-        reasoning_tokens=detail(("output_tokens_details", "completion_tokens_details"), "reasoning_tokens"),
-        total_tokens=number("total_tokens") or inputs + outputs,
+        inputs,
+        _detail(usage, "input_tokens_details", "prompt_tokens_details", "cached_tokens"),
+        outputs,
+        _detail(usage, "output_tokens_details", "completion_tokens_details", "reasoning_tokens"),
+        _number(usage, "total_tokens", "total_tokens") or inputs + outputs,
     )
+
+
+def _number(usage: dict[str, Any], name: str, other: str) -> int:
+    value = usage.get(name)
+    if not isinstance(value, int):
+        value = usage.get(other)
+    return value if isinstance(value, int) else 0
+
+
+def _detail(usage: dict[str, Any], group: str, other: str, name: str) -> int:
+    details = usage.get(group)
+    if not isinstance(details, dict):
+        details = usage.get(other)
+    return _number(details, name, name) if isinstance(details, dict) else 0

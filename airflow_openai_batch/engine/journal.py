@@ -14,12 +14,15 @@ each created exclusively and never changed::
     _job/batches/00000.r0.a0.end.json      the batch ended and what it returned is on the store
 
 Whoever creates ``intent`` owns the create call; everybody else waits for ``batch`` or ``void``. Since the files never
-change, one that was read once is never read again.
+change, one that was read once is never read again, and what was read is kept in ``_job/digest.json`` for the next
+process, so that it reads one file instead of hundreds. The digest decides nothing: an entry counts only while its own
+file is there, and without a digest all of them are read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,17 +52,24 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.engine.store import Store
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 """Format of the job's folder and of the manifest."""
 
 JOB = "_job/job.json"
 MANIFEST = "manifest.json"
 _OWNERS = "_job/owners"
+_DIGEST = "_job/digest.json"
 _ROUNDS = "_job/rounds"
 _BATCHES = "_job/batches"
 _PLANS = "_job/plans"
 _ENTRY = re.compile(r"(\d{5,})\.r(\d+)\.a(\d+)\.(upload|intent|fence|batch|cancel|void|end)\.json")
 _SPLIT = re.compile(r"\d+\.\d+\.split\.json")
+
+DIGEST_EVERY = 16
+"""Files read one by one, or written, after which the digest is written anew."""
+
 _KINDS: dict[str, type[Any]] = {
     "upload": UploadRecord,
     "intent": IntentRecord,
@@ -115,6 +125,14 @@ class JobState:
         return [a for group in self.attempts.values() for a in group if a.batch and not a.end and not a.void]
 
 
+def _kind_of(name: str) -> type[Any]:
+    """Return what a file of the journal holds."""
+    last = name.rpartition("/")[2]
+    if name.startswith(_ROUNDS):
+        return SplitRecord if _SPLIT.fullmatch(last) else RoundRecord
+    return _KINDS[last.split(".")[-2]]
+
+
 def _leaves(shard: Shard, splits: Mapping[tuple[int, int], SplitRecord]) -> Iterator[Shard]:
     split = splits.get((shard.round, shard.number))
     if split is None:
@@ -133,6 +151,7 @@ class Journal:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._seen: dict[str, Any] = {}
+        self._digested: set[str] | None = None
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest, or None while the job isn't done.
@@ -209,33 +228,57 @@ class Journal:
         return self._create(f"{_BATCHES}/{key}.{kind}.json", record)
 
     def state(self, record: JobRecord) -> JobState:
-        """Read all that has happened: two listings, and each file not yet seen."""
+        """Read all that has happened: one listing, the digest of before, and each file that isn't in it."""
+        names = self._store.below("_job")
+        if self._digested is None:
+            self._digested = self._read_digest(record) if _DIGEST in names else set()
         rounds = [record.plan.shards]
         splits: dict[tuple[int, int], SplitRecord] = {}
-        for name in sorted(self._store.names(_ROUNDS), key=lambda name: (len(name), name)):
-            if _SPLIT.fullmatch(name):
-                split = self._read(f"{_ROUNDS}/{name}", SplitRecord)
+        trails: dict[Key, dict[str, Any]] = {}
+        for name in sorted(names, key=lambda name: (len(name), name)):
+            folder, _, last = name.rpartition("/")
+            if folder == _ROUNDS and _SPLIT.fullmatch(last):
+                split = self._read(name, SplitRecord)
                 if split is not None:
                     splits[split.round, split.number] = split
-            elif name.endswith(".json"):
-                later = self._read(f"{_ROUNDS}/{name}", RoundRecord)
+            elif folder == _ROUNDS and last.endswith(".json"):
+                later = self._read(name, RoundRecord)
                 if later is not None:
                     rounds.append(later.shards)
-        trails: dict[Key, dict[str, Any]] = {}
-        for name in self._store.names(_BATCHES):
-            match = _ENTRY.fullmatch(name)
-            if match is None:
-                continue
-            key = Key(int(match[1]), int(match[2]), int(match[3]))
-            entry = self._read(f"{_BATCHES}/{name}", _KINDS[match[4]])
-            if entry is not None:
-                trails.setdefault(key, {})[match[4]] = entry
+            elif folder == _BATCHES and (match := _ENTRY.fullmatch(last)):
+                key = Key(int(match[1]), int(match[2]), int(match[3]))
+                entry = self._read(name, _KINDS[match[4]])
+                if entry is not None:
+                    trails.setdefault(key, {})[match[4]] = entry
         attempts: dict[tuple[int, int], tuple[Attempt, ...]] = {}
         for key in sorted(trails):
             place = (key.round, key.shard)
             attempts[place] = (*attempts.get(place, ()), Attempt(key, **trails[key]))
         leaves = tuple(tuple(leaf for shard in shards for leaf in _leaves(shard, splits)) for shards in rounds)
         return JobState(record, leaves, attempts)
+
+    def write_digest(self, record: JobRecord) -> None:
+        """Keep what was read for the next process, if that saves it much."""
+        entries = {name: entry for name, entry in self._seen.items() if name.startswith((_ROUNDS, _BATCHES))}
+        if len(entries) - len(self._digested or ()) < DIGEST_EVERY:
+            return
+        self._store.put(_DIGEST, orjson.dumps({"version": VERSION, "job": record.job, "entries": entries}))
+        self._digested = set(entries)
+
+    def _read_digest(self, record: JobRecord) -> set[str]:
+        """Take what the digest has for seen; one that can't be used is no loss."""
+        try:
+            digest = orjson.loads(self._store.read(_DIGEST) or b"null")
+            if digest["version"] != VERSION or digest["job"] != record.job:
+                return set()
+            entries = {
+                name: _ADAPTERS[_kind_of(name)].validate_python(told) for name, told in digest["entries"].items()
+            }
+        except (orjson.JSONDecodeError, ValidationError, LookupError, TypeError, AttributeError) as error:
+            log.warning("%s can't be used (%s); reading each file", self._store.address(_DIGEST), error)
+            return set()
+        self._seen = {**entries, **self._seen}
+        return set(entries)
 
     def _create(self, name: str, record: Any) -> bool:
         content = orjson.dumps(record, option=orjson.OPT_INDENT_2 if name == JOB else None)

@@ -54,7 +54,12 @@ def build_manifest(record: JobRecord, state: JobState, tally: Tally, now: float)
         "rows": {"total": record.plan.rows, **tally.rows},
         "usage": asdict(sum(usage.values(), Usage())),
         "models": {
-            model: {"rows": tally.models.get(model, 0), **asdict(usage.get(model, Usage()))} for model in models
+            model: {
+                "rows": sum(tally.models.get(model, {}).values()),
+                "statuses": tally.models.get(model, {}),
+                **asdict(usage.get(model, Usage())),
+            }
+            for model in models
         },
         "endpoint": record.parameters["endpoint"],
         "batches": list(state.batch_ids()),

@@ -155,13 +155,19 @@ class SourceSpan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the planner made of the source."""
+    """What the planner made of the source.
+
+    :param rows: requests: rows of the source, times the models where there are several.
+    :param columns: the source's Arrow schema where it has one (serialized, base64), so that results can give columns
+        their types back; else empty.
+    """
 
     rows: int
     shards: tuple[Shard, ...]
     parts: tuple[Part, ...]
     sources: tuple[SourceSpan, ...]
     digest: str
+    columns: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,12 @@ class JobRecord:
     listing: str | None
     plan: Plan
     foreign: str | None = None
+
+    @property
+    def repeats(self) -> int:
+        """Requests that each row makes: one for each model. Row ``n`` makes those from ``n * repeats`` on."""
+        models = self.parameters.get("model")
+        return len(models) if isinstance(models, list) else 1
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import orjson
 
 from airflow_openai_batch.engine.journal import JOB
 from airflow_openai_batch.engine.models import Part, Plan, Range, Shard, SourceSpan
+from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.engine.requests import (
     BYTES_PER_TOKEN,
     MAX_BYTES,
@@ -47,6 +48,9 @@ MAX_SPANS = 1_000
 
 MAX_SOURCE_SPANS = 10_000
 """Jumps in line numbers that are kept for messages about a row's place."""
+
+PROGRESS_EVERY = 1_000
+"""Rows after which the clock is looked at."""
 
 PIECE = 1 << 20
 """Bytes gathered before a write."""
@@ -226,27 +230,32 @@ class Planner:
         return Plan(rows, tuple(self._shards), tuple(self._parts), tuple(self._sources), self._digest.hexdigest())
 
     def _read(self, source: Source) -> int:
-        number = 0
+        rows = number = 0
         expected: tuple[str, int] = ("", -1)
+        progress = Progress("Planning", "rows")
         for row in source.rows():
             if isinstance(row, Problem):
                 self._problem(row)
                 continue
             if (row.path, row.line) != expected and len(self._sources) < MAX_SOURCE_SPANS:
-                self._sources.append(SourceSpan(number, row.path, row.line))
+                self._sources.append(SourceSpan(rows, row.path, row.line))
             expected = (row.path, row.line + 1)
             try:
-                request = self._builder.build(number, row.data)
-                self._fits(request)
+                requests = self._builder.build(rows, row.data)
+                for request in requests:
+                    self._fits(request)
             except RowError as error:
                 self._problem(Problem(row.where, error.field, str(error)))
             else:
-                if request.custom_id is not None:
-                    key = hash(request.custom_id)
+                if requests[0].custom_id is not None:
+                    key = hash(requests[0].custom_id)
                     self._ids[key & 255].append(key)
-                if not self._count:
+                for request in requests if not self._count else ():
                     self._add(number, request)
-            number += 1
+                    number += 1
+            rows += 1
+            if not rows % PROGRESS_EVERY:
+                progress.add(PROGRESS_EVERY)
         return number
 
     def _fits(self, request: Request) -> None:

@@ -73,7 +73,8 @@ class RequestSpec:
 
     :param prompt: row template of the user prompt, or None: the row's own ``messages``, ``input`` or ``prompt`` column.
     :param system: row template of the system prompt, or None.
-    :param model: model for rows that name none, or None.
+    :param model: model for rows that name none; several: each row goes to every one of them; None: rows name theirs,
+        in a column ``model`` if they aren't ready-made requests.
     :param endpoint: path of the endpoint.
     :param body: more body fields; strings inside are row templates.
     :param response_format: normalized structured output (:func:`structured.normalize`), or None.
@@ -81,7 +82,7 @@ class RequestSpec:
 
     prompt: str | None = None
     system: str | None = None
-    model: str | None = None
+    model: str | tuple[str, ...] | list[str] | None = None
     endpoint: str = "/v1/chat/completions"
     body: dict[str, Any] = field(default_factory=dict)
     response_format: dict[str, Any] | None = None
@@ -153,41 +154,60 @@ class RequestBuilder:
             log.warning("Endpoint %s isn't known to take batches; requests are passed unchecked", spec.endpoint)
         shape = self._endpoint or Endpoint("input", "instructions", (), {"input": "input", "prompt": "input"})
         self._shape = shape
+        self._model = spec.model if isinstance(spec.model, str) else None
+        self._models = tuple(spec.model) if spec.model and self._model is None else ()
+        self._url = _dumps(spec.endpoint)
         self._is_chat = shape.prompt is None
         if spec.system is not None and not self._is_chat and shape.system is None:
             raise ConfigurationError(f"system: {spec.endpoint} has no system prompt")
         self._prompt = None if spec.prompt is None else compile_text(spec.prompt, "prompt")
         self._system = None if spec.system is None else compile_text(spec.system, "system")
         body = dict(spec.body)
+        if self._models and "model" in body:
+            raise ConfigurationError("body: it names a model, and model= several: drop one of both")
         if body.get("stream"):
             raise ConfigurationError("body: stream isn't supported in batches")
         if spec.response_format is not None:
             body = {**body, **_merged_text(body, structured.for_endpoint(spec.response_format, spec.endpoint))}
         self._body: Callable[[dict[str, Any]], dict[str, Any]] = compile_value(body, "body")
 
-    def build(self, number: int, data: dict[str, Any]) -> Request:
-        """Make the request of one row.
+    def build(self, row: int, data: dict[str, Any]) -> tuple[Request, ...]:
+        """Make the requests of one row: one, or with several models one for each.
 
+        :param row: its number in the source, from 0. Requests are numbered likewise, row by row.
         :raises RowError: the row can't be sent.
         """
         if is_ready_made(data, templated=self._prompt is not None):
             body, columns = self._ready_made(data)
         else:
             body, columns = self._from_row(data), data
-        model = body.get("model", "")
-        if not isinstance(model, str) or not model:
-            raise RowError("model", "no model: give model= or a model in the row's request")
         self._check(body)
         custom_id = data.get("custom_id")
         if custom_id is not None and not isinstance(custom_id, str):
             custom_id = _scalar_id(custom_id)
-        wire = wire_id(number)
-        head = b'{"custom_id":"%b","method":"POST","url":%b,"body":' % (wire.encode(), _dumps(self._spec.endpoint))
-        line = b"%b%b}\n" % (head, _encode("body", body))
         joint = b'"row":%d,"custom_id":%b,"input":%b' % (
-            number,
-            _dumps(custom_id or wire),
+            row,
+            _dumps(custom_id or wire_id(row)),
             _encode("", columns),
+        )
+        models = self._models
+        if not models:
+            return (self._request(row, body, joint, custom_id),)
+        if "model" in body:
+            raise RowError("model", "the row names its own model, and model= names several: drop one of both")
+        return tuple(
+            self._request(number, {**body, "model": model}, joint, custom_id)
+            for number, model in enumerate(models, row * len(models))
+        )
+
+    def _request(self, number: int, body: dict[str, Any], joint: bytes, custom_id: str | None) -> Request:
+        model = body.get("model", "")
+        if not isinstance(model, str) or not model:
+            raise RowError("model", "no model: give model=, or a model in each row")
+        line = b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}\n' % (
+            wire_id(number).encode(),
+            self._url,
+            _encode("body", body),
         )
         return Request(line, joint, custom_id, model, count_inputs(body, self._spec.endpoint))
 
@@ -205,8 +225,9 @@ class RequestBuilder:
         if data["url"] != self._spec.endpoint:
             raise RowError("url", f"{data['url']!r} differs from the job's endpoint {self._spec.endpoint!r}")
         body = data["body"]
-        if self._spec.model and "model" not in body:
-            body = {"model": self._spec.model, **body}
+        model = self._model or data.get("model")
+        if model and "model" not in body and not self._models:
+            body = {"model": model, **body}
         return body, {key: value for key, value in data.items() if key not in {"custom_id", "method", "url", "body"}}
 
     def _from_row(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -230,8 +251,8 @@ class RequestBuilder:
                 body["messages"] = [{"role": "system", "content": system}, *rest]
             else:
                 body[str(self._shape.system)] = system
-        model = self._spec.model
-        if model:
+        model = self._model or data.get("model")
+        if model and not self._models:
             body.setdefault("model", model)
         return body
 

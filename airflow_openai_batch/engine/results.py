@@ -119,16 +119,19 @@ class Tally:
     """What landing counted."""
 
     rows: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATUSES, 0))
-    models: dict[str, int] = field(default_factory=dict)
+    models: dict[str, dict[str, int]] = field(default_factory=dict)
     errors: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
-    def count(self, status: str, model: str, example: dict[str, Any]) -> None:
-        """Count one row; keep a few examples of those without a good answer."""
+    def count(self, joint: bytes, model: str, answer: Answer, batch: str | None) -> None:
+        """Count one result; keep a few examples of those without a good answer."""
+        status = answer.status
         self.rows[status] += 1
-        self.models[model] = self.models.get(model, 0) + 1
+        of_model = self.models.setdefault(model, {})
+        of_model[status] = of_model.get(status, 0) + 1
         if status != "succeeded" and len(self.errors) < MAX_ERRORS_SHOWN:
-            self.errors.append(example)
+            row = orjson.loads(joint)["row"]
+            self.errors.append({"row": row, "status": status, "error": answer.error, "batch_id": batch})
 
 
 class Landing:
@@ -200,11 +203,7 @@ class Landing:
                     "batch_id": batch,
                     "round": source.key.round if source else 0,
                 }
-                tally.count(
-                    answer.status,
-                    shard.model,
-                    {"row": row, "status": answer.status, "error": answer.error, "batch_id": batch},
-                )
+                tally.count(joint, shard.model, answer, batch)
                 yield b"{%b,%b\n" % (rest[:-1], orjson.dumps(tail, option=orjson.OPT_NON_STR_KEYS)[1:])
                 row += 1
         if part.digest and digest.hexdigest() != part.digest:

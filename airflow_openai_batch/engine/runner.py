@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -18,8 +16,8 @@ import orjson
 
 from airflow_openai_batch.engine import lifecycle, structured
 from airflow_openai_batch.engine.collect import Collector
-from airflow_openai_batch.engine.job import JobSpec, Opener
-from airflow_openai_batch.engine.journal import JOB, MANIFEST, JobState, Journal
+from airflow_openai_batch.engine.crew import take_all
+from airflow_openai_batch.engine.journal import MANIFEST, JobState
 from airflow_openai_batch.engine.lifecycle import (
     CancelOverdue,
     Collect,
@@ -27,7 +25,6 @@ from airflow_openai_batch.engine.lifecycle import (
     OpenRound,
     Requeue,
     Resolve,
-    Rules,
     Split,
     Step,
     Submit,
@@ -47,6 +44,7 @@ from airflow_openai_batch.engine.models import (
     Waiting,
 )
 from airflow_openai_batch.engine.planner import Limits
+from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.engine.repack import halve, repack
 from airflow_openai_batch.engine.requests import measure
 from airflow_openai_batch.engine.results import RESULTS, Landing
@@ -55,10 +53,8 @@ from airflow_openai_batch.engine.sources import place_of
 from airflow_openai_batch.engine.submit import SKEW, Submitter, too_large
 from airflow_openai_batch.exceptions import (
     MAX_PROBLEMS_SHOWN,
-    JobMismatchError,
     JobTimeoutError,
     JournalError,
-    NotFoundError,
     RateLimitError,
     UnreachableError,
 )
@@ -66,9 +62,8 @@ from airflow_openai_batch.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_openai_batch.engine.api import BatchAPI
-    from airflow_openai_batch.engine.sources import Source
-    from airflow_openai_batch.engine.store import Store
+    from airflow_openai_batch.engine.job import Job
+
 
 log = logging.getLogger(__name__)
 
@@ -79,106 +74,6 @@ _FEW = 3
 
 _RETRY_SOON = 30.0
 """Seconds to the next look when OpenAI can't be reached."""
-
-
-class Job:
-    """One job at one destination.
-
-    :param store: the destination.
-    :param api: the Batch API.
-    :param spec: what the user wants.
-    :param source: returns the source; called only when there is no plan yet, or its files must be compared.
-    :param record: the job's record, where it is only gone on with.
-    :param is_live: whether another owner of the job is at work at this moment.
-    :param rules: replaces the timing rules (tests, gateways).
-    :param clock: seconds of the epoch.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        api: BatchAPI,
-        spec: JobSpec,
-        source: Callable[[], Source],
-        *,
-        record: JobRecord | None = None,
-        rules: Rules | None = None,
-        is_live: Callable[[dict[str, str]], bool] = lambda _owner: False,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.store = store
-        self.api = api
-        self.spec = spec
-        self.clock = clock
-        self.journal = Journal(store)
-        self.rules = replace(rules or Rules(), max_rounds=spec.max_rounds, max_enqueued_tokens=spec.max_enqueued_tokens)
-        self._source = source
-        self._record = record
-        self._is_live = is_live
-
-    def open(self) -> JobRecord:
-        """Return the job's record, planning it if there is none.
-
-        :raises InputError: the source can't be sent.
-        :raises JobMismatchError: the destination holds another job.
-        """
-        if self._record is not None:
-            return self._record
-        opener = Opener(
-            self.store,
-            self.journal,
-            self.spec,
-            self._source,
-            clock=self.clock,
-            is_live=self._is_live,
-            patience=self.rules.plan_patience,
-        )
-        try:
-            record = opener.existing()
-        except JobMismatchError:
-            if self.spec.on_input_change != "restart" or self.journal.job() is None:
-                raise
-            self._give_up_old()
-            return self.open()
-        self._record = record or opener.plan()
-        return self._record
-
-    def known(self) -> JobRecord:
-        """Return the record of a job that must be there already.
-
-        :raises JournalError: it isn't.
-        """
-        record = self._record or self.journal.job()
-        if record is None:
-            raise JournalError(f"There is no job at {self.store.url}")
-        return record
-
-    def cancel(self, reason: str, *, again: bool = False) -> tuple[str, ...]:
-        """Ask for the cancellation of all batches in flight; their finished rows are collected as ever.
-
-        :param again: whether the unfinished rows go again when the job goes on.
-        """
-        cancelled = []
-        for attempt in self.journal.state(self.known()).in_flight():
-            if attempt.batch is None:
-                continue
-            self.journal.write(attempt.key, CancelRecord(self.clock(), reason, again))
-            try:
-                self.api.cancel_batch(attempt.batch.batch_id)
-            except NotFoundError as error:
-                log.warning("%s", error)
-            else:
-                cancelled.append(attempt.batch.batch_id)
-        return tuple(cancelled)
-
-    def _give_up_old(self) -> None:
-        cancelled = self.cancel("restart")
-        if self.spec.delete_files:
-            tidy(self.api, self.journal.state(self.known()))
-        stamp = datetime.fromtimestamp(self.clock(), timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        kept = self.store.move_aside(stamp, last=JOB)
-        self.journal = Journal(self.store)
-        log.warning("The old job was given up; %s batch(es) cancelled, its folder kept as %s", len(cancelled), kept)
 
 
 def advance(job: Job, *, stop: Stop = "landed", new_try: bool = False) -> Done | Ended | Waiting:
@@ -221,12 +116,12 @@ class _Advance:
         while True:
             now = job.clock()
             decision = lifecycle.decide(state, self._snapshots, now, self._rules, looked_up=frozenset(self._looked_up))
-            for step in decision.steps:
-                if not self._take(step, state):
-                    break
             if decision.steps:
+                progress = Progress("Submitting and collecting", "steps", len(decision.steps))
+                take_all(decision.steps, partial(self._take, state=state, progress=progress), job.at_once)
                 state = job.journal.state(self._record)
                 continue
+            job.journal.write_digest(self._record)
             if decision.waiting is not None:
                 return self._wait(decision.waiting, state, now, lost=lost)
             if stop != "landed":
@@ -269,8 +164,13 @@ class _Advance:
                 found = self._job.journal.write(attempt.key, note) or found
         return found
 
-    def _take(self, step: Step, state: JobState) -> bool:
+    def _take(self, step: Step, state: JobState, progress: Progress) -> bool:
         """Take one step; whether the steps after it still make sense."""
+        go_on = self._do(step, state)
+        progress.add(1)
+        return go_on
+
+    def _do(self, step: Step, state: JobState) -> bool:
         if isinstance(step, Submit):
             batch = self._submitter.submit(step, state)
             if batch is None:
@@ -313,7 +213,8 @@ class _Advance:
         if not self._claim(step.shard, step.key, "give_up", state):
             return False
         self._job.journal.write(step.key, too_large(step.refused, self._job.clock()))
-        log.warning("Row %s is too large for the queue of %s", step.shard.first, step.shard.model)
+        row = step.shard.first // self._record.repeats
+        log.warning("Row %s is too large for the queue of %s", row, step.shard.model)
         return True
 
     def _cancel_overdue(self, step: CancelOverdue) -> None:
@@ -334,7 +235,7 @@ class _Advance:
         if end.failure is not None:
             log.warning("Batch %s failed validation: %s: %s", end.batch_id, end.failure.code, end.failure.message)
         for issue in end.issues[:MAX_PROBLEMS_SHOWN]:
-            where = place_of(issue.row, self._record.plan.sources)
+            where = place_of(issue.row // self._record.repeats, self._record.plan.sources)
             log.warning("Batch %s failed validation at %s: %s: %s", end.batch_id, where, issue.code, issue.message)
 
     def _measure(self) -> Callable[[bytes], tuple[int, int]]:
@@ -381,8 +282,7 @@ class _Advance:
         manifest = build_manifest(self._record, state, landing.land(plan.parts), job.clock())
         if job.spec.delete_files and self._record.foreign is None:
             tidy(job.api, state)
-        with job.store.publish(MANIFEST) as file:
-            file.write(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        job.store.put(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
         job.store.sweep()
         rows = ", ".join(f"{count:,} {status}" for status, count in manifest["rows"].items() if count)
         log.info("Landed %s: %s", job.store.url, rows)

@@ -115,6 +115,16 @@ class Store:
                 return []
             return sorted(entry["name"].rsplit("/", 1)[1] for entry in entries if entry["type"] == "file")
 
+    def below(self, folder: str) -> list[str]:
+        """Return the sorted names, from the store's root on, of all files below a folder; one listing, however deep."""
+        with self._explained("list", folder):
+            self.fs.invalidate_cache()
+            try:
+                found = self.fs.find(self.path(folder))
+            except FileNotFoundError:
+                return []
+            return sorted(str(path)[len(self.root) + 1 :] for path in found)
+
     def create(self, name: str, content: bytes) -> bool:
         """Create a file exclusively; False where it exists already. It appears whole or not at all."""
         with self._explained("create", name):
@@ -128,6 +138,15 @@ class Store:
                     return False
                 raise
             return True
+
+    def put(self, name: str, content: bytes) -> None:
+        """Publish a small file, replacing an older one: one call on object stores."""
+        if self.is_local:
+            with self.publish(name) as file:
+                file.write(content)
+            return
+        with self._explained("write", name):
+            self.fs.pipe_file(self.path(name), content)
 
     def _draft(self, target: Path) -> Path:
         """Return a new name on the target's own filesystem, and make both folders."""

@@ -29,6 +29,7 @@ from airflow_openai_batch.engine.models import (
     VoidRecord,
 )
 from airflow_openai_batch.engine.planner import SHARDS
+from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.exceptions import (
     APIError,
     JournalError,
@@ -61,8 +62,9 @@ FILE_TRIES = 5
 class DigestReader(io.RawIOBase):
     """Reads a shard and digests what it reads, so that what was sent is known to be what was planned."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, progress: Progress) -> None:
         self._file = file
+        self._progress = progress
         self._digest = hashlib.blake2b(digest_size=16)
         self._digested = 0
 
@@ -89,6 +91,7 @@ class DigestReader(io.RawIOBase):
         if start == self._digested:
             self._digest.update(piece)
             self._digested += len(piece)
+            self._progress.add(len(piece))
         return piece
 
     def close(self) -> None:
@@ -224,7 +227,8 @@ class Submitter:
         readers: list[DigestReader] = []
 
         def opener() -> BinaryIO:
-            readers.append(DigestReader(self._store.reader(source)))
+            progress = Progress(f"Uploading shard {key}", "bytes", shard.bytes)
+            readers.append(DigestReader(self._store.reader(source), progress))
             return cast("BinaryIO", readers[-1])
 
         file = self._api.upload(f"{job}-{key}.jsonl", opener)

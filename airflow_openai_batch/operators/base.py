@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -13,17 +12,20 @@ from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator
 
-from airflow_openai_batch.exceptions import ConfigurationError, OpenAIBatchError
+from airflow_openai_batch.exceptions import OpenAIBatchError
 from airflow_openai_batch.hooks.openai_batch import DEFAULT_CONN_ID, OpenAIBatchHook
 from airflow_openai_batch.links.openai_batch import OpenAIBatchLink, ResultsLink
+from airflow_openai_batch.operators.parameters import check_parameters, parameters_checked, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
+    from airflow_openai_batch.engine.job import Job
     from airflow_openai_batch.engine.models import Done, Ended, Waiting
-    from airflow_openai_batch.engine.runner import Job, Stop
+    from airflow_openai_batch.engine.runner import Stop
     from airflow_openai_batch.engine.store import Store
 
 KILL_PATIENCE = 3.0
@@ -47,20 +49,9 @@ def setting(name: str, fallback: float) -> float:
     return float(conf.getfloat("openai_batch", name, fallback=fallback))
 
 
-def seconds(value: float | str | timedelta | None, name: str) -> float | None:
-    """Return a duration in seconds.
-
-    :raises ConfigurationError: it isn't a positive number.
-    """
-    if value is None or value == "":
-        return None
-    try:
-        number = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise ConfigurationError(f"{name}: a positive number of seconds or a timedelta is needed, not {value!r}")
-    return number
+def concurrency() -> int:
+    """Return how many uploads and downloads a task has under way at once: ``[openai_batch] concurrency``, default 4."""
+    return max(1, int(setting("concurrency", 4)))
 
 
 def open_store(destination: str) -> Store:
@@ -117,12 +108,23 @@ class JobOperator(BaseOperator):
         self.conn_id = conn_id
         self.destination = destination
         self.poll_interval = poll_interval
-        if isinstance(poll_interval, (int, float)):
-            seconds(poll_interval, "poll_interval")
+        with parameters_checked():
+            check_parameters({"poll_interval": poll_interval})
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         self.watched_batches: tuple[str, ...] = ()
         self.base_url: str | None = None
+        self.resumed = False
         self._running: tuple[Job, Any] | None = None
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Begin a mapped task; what is wrong with what its instances have in common is said here, at parse.
+
+        :raises ConfigurationError: a parameter that can't be right.
+        """
+        with parameters_checked():
+            check_parameters(kwargs)
+        return super().partial(**kwargs)
 
     @cached_property
     def hook(self) -> OpenAIBatchHook:
@@ -156,6 +158,7 @@ class JobOperator(BaseOperator):
         from airflow_openai_batch.engine.models import Waiting
         from airflow_openai_batch.engine.runner import advance
 
+        self.resumed = not new_try
         with final_errors(), closing(self.hook):
             # Rendered by now; a bad one must not be found out once batches run.
             self._interval()

@@ -12,17 +12,15 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_openai_batch.exceptions import ConfigurationError, JournalError
-from airflow_openai_batch.operators.base import JobOperator, final_errors, open_store, resolve_source, seconds
+from airflow_openai_batch.operators.base import JobOperator, concurrency, final_errors, open_store, resolve_source
 from airflow_openai_batch.operators.outcome import checked_manifest
 from airflow_openai_batch.operators.parameters import (
-    check_choice,
-    check_count,
-    check_expiry,
     check_metadata,
-    check_ratio,
-    check_response_format,
+    check_model,
+    check_parameters,
     check_target,
-    check_templates,
+    parameters_checked,
+    seconds,
 )
 
 if TYPE_CHECKING:
@@ -31,9 +29,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.models import Done, Ended, Waiting
-    from airflow_openai_batch.engine.runner import Job, Stop
+    from airflow_openai_batch.engine.runner import Stop
     from airflow_openai_batch.engine.sources import Source
 
 
@@ -51,7 +49,8 @@ class OpenAIBatchOperator(JobOperator):
     :param prompt: row template (Jinja) of the user prompt: ``Is this positive? {{ row.text }}``. It sees ``row`` alone.
         Without it each row has a column ``messages``, ``input`` or ``prompt``.
     :param system: row template of the system prompt; default none.
-    :param model: model of rows that name none. Templated.
+    :param model: model of rows that name none; a list: every row on every model, with a result for each; default: each
+        row names its own, in a column ``model``. Templated.
     :param endpoint: default ``/v1/chat/completions``. One that isn't known passes with a warning.
     :param body: more fields of the request body; strings inside are row templates.
     :param response_format: structured output: a pydantic model class, a JSON schema, or OpenAI's ``response_format``.
@@ -130,27 +129,15 @@ class OpenAIBatchOperator(JobOperator):
         self.max_rounds = max_rounds
         self.max_failed_ratio = max_failed_ratio
         self.max_enqueued_tokens = max_enqueued_tokens
-        self.timeout = seconds(timeout, "timeout")
         self.cancel_on_kill = cancel_on_kill
         self.delete_files = delete_files
         self.on_input_change = on_input_change
         self.output_expires_after = output_expires_after
         self.max_batch_requests = max_batch_requests
         self.max_batch_bytes = max_batch_bytes
-        self._check_parameters()
-
-    def _check_parameters(self) -> None:
-        check_choice("result_format", self.result_format, ("jsonl",))
-        check_choice("on_input_change", self.on_input_change, ("fail", "restart"))
-        check_ratio(self.max_failed_ratio)
-        for name in ("max_rounds", "max_enqueued_tokens", "max_batch_requests", "max_batch_bytes"):
-            check_count(name, getattr(self, name))
-        check_expiry(self.output_expires_after)
-        if self.model is not None and not isinstance(self.model, str) and not hasattr(self.model, "resolve"):
-            raise ConfigurationError(f"model: the name of one model is needed, not {self.model!r}")
-        check_templates(self.prompt, self.system, self.body)
-        check_response_format(self.response_format)
-        check_metadata(self.metadata)
+        with parameters_checked():
+            self.timeout = seconds(timeout, "timeout")
+            check_parameters(vars(self))
 
     def job_spec(self, context: Context) -> JobSpec:
         """Return what the engine needs to know."""
@@ -161,6 +148,7 @@ class OpenAIBatchOperator(JobOperator):
         ti = context["ti"]
         # Rendered by now, and what is wrong with it would else be found once the shard is uploaded.
         check_metadata(self.metadata)
+        check_model(self.model, self.body)
         request = RequestSpec(
             prompt=self.prompt,
             system=self.system,
@@ -192,13 +180,21 @@ class OpenAIBatchOperator(JobOperator):
 
     def open_job(self, context: Context) -> Job:
         """Return the job at the destination."""
-        from airflow_openai_batch.engine.runner import Job
+        from airflow_openai_batch.engine.job import Job
         from airflow_openai_batch.triggers.kill import is_live
 
         if not self.destination:
             raise ConfigurationError("destination: it is empty")
         store = open_store(self.destination)
-        return Job(store, self.hook.client, self.job_spec(context), lambda: self.open_source(context), is_live=is_live)
+        return Job(
+            store,
+            self.hook.client,
+            self.job_spec(context),
+            lambda: self.open_source(context),
+            is_live=is_live,
+            at_once=concurrency(),
+            resumed=self.resumed,
+        )
 
     def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
         """Return the manifest, or fail where too many rows did."""
@@ -246,10 +242,11 @@ class OpenAIBatchDownloadOperator(JobOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(destination=destination, **kwargs)
-        check_target(job, batch_id)
-        if batch_id is not None and not destination:
-            raise ConfigurationError("destination: with batch_id, say where the rows shall be landed")
-        check_ratio(max_failed_ratio)
+        with parameters_checked():
+            check_target(job, batch_id)
+            if batch_id is not None and not destination:
+                raise ConfigurationError("destination: with batch_id, say where the rows shall be landed")
+            check_parameters({"max_failed_ratio": max_failed_ratio})
         self.job = job
         self.batch_id = batch_id
         self.max_failed_ratio = max_failed_ratio
@@ -285,7 +282,8 @@ class OpenAIBatchCancelOperator(JobOperator):
 
     def __init__(self, *, job: Any = None, batch_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_target(job, batch_id)
+        with parameters_checked():
+            check_target(job, batch_id)
         self.job = job
         self.batch_id = batch_id
 
@@ -313,9 +311,8 @@ def open_reference(operator: JobOperator, reference: Any) -> Job:
 
     :raises JournalError: it isn't a reference, or the destination holds another job by now.
     """
-    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.journal import Journal
-    from airflow_openai_batch.engine.runner import Job
 
     if not isinstance(reference, Mapping) or not {"job", "destination"} <= reference.keys():
         raise JournalError(f"job: the result of OpenAIBatchSubmitOperator is needed, not {str(reference)[:200]!r}")
@@ -324,15 +321,14 @@ def open_reference(operator: JobOperator, reference: Any) -> Job:
     record = Journal(store).job()
     if record is None or record.job != reference["job"]:
         raise JournalError(f"{store.url} doesn't hold job {reference['job']} (any more)")
-    return Job(store, operator.hook.client, JobSpec.of(record), _no_source, record=record)
+    return Job(store, operator.hook.client, JobSpec.of(record), _no_source, record=record, at_once=concurrency())
 
 
 def open_foreign(operator: JobOperator, destination: str, batch_id: str) -> Job | Waiting:
     """Return the job made of a batch that has ended, or what to wait for."""
     from airflow_openai_batch.engine.foreign import take_over
-    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.models import JobRecord, Waiting
-    from airflow_openai_batch.engine.runner import Job
 
     store = open_store(destination)
     taken = take_over(store, operator.hook.client, batch_id, time.time)

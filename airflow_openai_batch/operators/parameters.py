@@ -1,11 +1,23 @@
-"""What can be told of parameters when a DAG is parsed: wrong whatever the data, and said where the author looks."""
+"""What can be told of parameters when a DAG is parsed: wrong whatever the data, and said where the author looks.
+
+A mapped task is made on the worker, of what it was mapped over. What it has in common with its siblings (``partial``)
+is checked at parse all the same; the rest fails the task at once, since another try would be made of the same.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_openai_batch.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_METADATA = 12
 """Pairs left to the user: OpenAI takes 16 a batch (API reference), four are the job's."""
@@ -13,7 +25,66 @@ MAX_METADATA = 12
 EXPIRY = (3_600, 2_592_000)
 """Seconds that output files may be kept (API reference, ``output_expires_after``)."""
 
+CHOICES = {"result_format": ("jsonl",), "on_input_change": ("fail", "restart")}
+"""Parameters that are one of a few words."""
+
+COUNTS = ("max_rounds", "max_enqueued_tokens", "max_batch_requests", "max_batch_bytes")
+"""Parameters that are whole numbers from 1, or None."""
+
 _RESERVED = {"job", "shard", "round", "attempt"}
+
+
+class ParameterError(ConfigurationError, AirflowFailException):
+    """A :class:`ConfigurationError` that Airflow understands: a task that is made on the worker isn't tried again."""
+
+
+@contextmanager
+def parameters_checked() -> Iterator[None]:
+    """Let what is wrong with parameters end a mapped task without a retry."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ParameterError(str(error)) from error
+
+
+def check_parameters(known: Mapping[str, Any]) -> None:
+    """Check parameters of :class:`~airflow_openai_batch.operators.openai_batch.OpenAIBatchOperator`.
+
+    :param known: by name: all of a task's, or those that mapped tasks have in common. One that isn't there may yet come,
+        so its absence is never wrong.
+    """
+    for name, allowed in CHOICES.items():
+        if name in known:
+            check_choice(name, known[name], allowed)
+    if "max_failed_ratio" in known:
+        check_ratio(known["max_failed_ratio"])
+    for name in COUNTS:
+        check_count(name, known.get(name))
+    seconds(known.get("timeout"), "timeout")
+    if isinstance(known.get("poll_interval"), (int, float)):
+        seconds(known["poll_interval"], "poll_interval")
+    check_expiry(known.get("output_expires_after"))
+    body = known.get("body") or {}
+    check_model(known.get("model"), body)
+    check_templates(known.get("prompt"), known.get("system"), body)
+    check_response_format(known.get("response_format"))
+    check_metadata(known.get("metadata") or {})
+
+
+def seconds(value: float | str | timedelta | None, name: str) -> float | None:
+    """Return a duration in seconds.
+
+    :raises ConfigurationError: it isn't a positive number.
+    """
+    if value is None or value == "":
+        return None
+    try:
+        number = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ConfigurationError(f"{name}: a positive number of seconds or a timedelta is needed, not {value!r}")
+    return number
 
 
 def check_target(job: Any, batch_id: str | None) -> None:
@@ -60,6 +131,18 @@ def check_templates(prompt: Any, system: Any, body: Any) -> None:
     compile_value(dict(body), "body")
     if body.get("stream"):
         raise ConfigurationError("body: stream isn't supported in batches")
+
+
+def check_model(model: Any, body: Any) -> None:
+    """Check the name of a model, or several names; an XCom is checked once it is there."""
+    if model is None or isinstance(model, str) or hasattr(model, "resolve"):
+        return
+    if not isinstance(model, (list, tuple)) or not all(isinstance(name, str) and name for name in model):
+        raise ConfigurationError(f"model: the name of a model, or a list of names, is needed, not {model!r}")
+    if not model or len(set(model)) < len(model):
+        raise ConfigurationError(f"model: a list of different models is needed, not {list(model)!r}")
+    if isinstance(body, Mapping) and "model" in body:
+        raise ConfigurationError("body: it names a model, and model= several: drop one of both")
 
 
 def check_response_format(response_format: Any) -> None:

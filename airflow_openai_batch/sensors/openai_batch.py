@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_openai_batch.exceptions import BatchEndedError
 from airflow_openai_batch.operators.base import JobOperator
 from airflow_openai_batch.operators.openai_batch import job_reference, open_reference
-from airflow_openai_batch.operators.parameters import check_target
+from airflow_openai_batch.operators.parameters import check_target, parameters_checked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.sdk import Context
 
+    from airflow_openai_batch.engine.job import Job
     from airflow_openai_batch.engine.models import Done, Ended, Waiting
-    from airflow_openai_batch.engine.runner import Job, Stop
+    from airflow_openai_batch.engine.runner import Stop
 
 
 class OpenAIBatchSensor(JobOperator):
@@ -39,7 +40,8 @@ class OpenAIBatchSensor(JobOperator):
 
     def __init__(self, *, job: Any = None, batch_id: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_target(job, batch_id)
+        with parameters_checked():
+            check_target(job, batch_id)
         self.job = job
         self.batch_id = batch_id
 

@@ -10,6 +10,7 @@ import re
 from datetime import timedelta
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
 from airflow.serialization.serialized_objects import DagSerialization
 from pydantic import BaseModel
@@ -72,6 +73,36 @@ def test_bad_parameters_are_named(operator, parameters, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         operator(task_id="bad", **{"source": [], "destination": "/out", **parameters})
     assert isinstance(caught.value, ValueError)
+    # A mapped task is made on the worker: what its instances have in common is checked at parse all the same, and what
+    # they are mapped over fails them at once there.
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        operator.partial(task_id="bad", **parameters)
+    assert isinstance(caught.value, AirflowFailException)
+
+
+@pytest.mark.parametrize("operator", [OpenAIBatchSensor, OpenAIBatchDownloadOperator])
+def test_bad_parameters_of_mapped_steps_are_named(operator):
+    with pytest.raises(ConfigurationError, match="poll_interval: a positive number"):
+        operator.partial(task_id="bad", poll_interval=-1)
+
+
+def test_a_mapped_task_may_have_any_of_its_parameters_by_mapping():
+    with DAG("mapped_over_all", schedule=None) as dag:
+        OpenAIBatchOperator.partial(task_id="by_model", source=["a"], max_rounds=1, timeout=60).expand_kwargs(
+            [{"model": "gpt-5-mini", "destination": "/1"}, {"prompt": "{{ row.prompt }}", "destination": "/2"}]
+        )
+        job = OpenAIBatchSubmitOperator.partial(task_id="submit", destination="/{{ ti.map_index }}").expand(
+            source=[["a"]]
+        )
+        OpenAIBatchDownloadOperator.partial(task_id="download").expand(job=job.output)
+        OpenAIBatchDownloadOperator.partial(task_id="land", destination="/{{ ti.map_index }}").expand(batch_id=["b"])
+        OpenAIBatchCancelOperator.partial(task_id="cancel").expand(job=job.output)
+    assert all(task.is_mapped for task in dag.tasks)
+
+
+def test_an_unknown_parameter_of_a_mapped_task_is_named():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'promt'"):
+        OpenAIBatchOperator.partial(task_id="bad", promt="{{ row.text }}")
 
 
 @pytest.mark.parametrize("operator", [OpenAIBatchSensor, OpenAIBatchDownloadOperator, OpenAIBatchCancelOperator])
@@ -96,13 +127,21 @@ def test_source_and_destination_are_required(missing):
         OpenAIBatchOperator(task_id="bad", **given)
 
 
-def test_the_decorator_names_them_too(tmp_path):
-    @task.openai_batch(destination=str(tmp_path), max_rounds=0)
+def test_the_decorator_names_them_too_mapped_or_not(tmp_path):
+    with pytest.raises(ConfigurationError, match="max_rounds"):
+
+        @task.openai_batch(destination=str(tmp_path), max_rounds=0)
+        def label():
+            return []
+
+
+def test_the_decorator_names_what_was_changed_later(tmp_path):
+    @task.openai_batch(destination=str(tmp_path))
     def label():
         return []
 
     with DAG("bad_decorated", schedule=None), pytest.raises(ConfigurationError, match="max_rounds"):
-        label()
+        label.override(max_rounds=0)()
 
 
 def all_kinds():
@@ -131,7 +170,9 @@ def all_kinds():
         OpenAIBatchSensor(task_id="wait", job=submit.output)
         OpenAIBatchDownloadOperator(task_id="download", job=submit.output)
         OpenAIBatchCancelOperator(task_id="cancel", batch_id="{{ params.day }}")
-        OpenAIBatchOperator.partial(task_id="mapped", destination="/m/{{ ti.map_index }}").expand(source=[["a"], ["b"]])
+        OpenAIBatchOperator.partial(
+            task_id="mapped", destination="/m/{{ ti.map_index }}", response_format=Verdict, timeout=timedelta(days=2)
+        ).expand(source=[["a"], ["b"]])
         decorated(given)
         decorated.override(task_id="mapped_too").expand(given=[["a"]])
     return dag

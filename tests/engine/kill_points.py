@@ -35,10 +35,9 @@ class Points:
 
 def job_of(url: str, api_url: str, points: Points, tag: str):
     from airflow_openai_batch.client import ClientConfig, OpenAIBatchClient
-    from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.lifecycle import Rules
     from airflow_openai_batch.engine.requests import RequestSpec
-    from airflow_openai_batch.engine.runner import Job
     from airflow_openai_batch.engine.sources import open_source
     from airflow_openai_batch.engine.store import Store
 
@@ -55,6 +54,11 @@ def job_of(url: str, api_url: str, points: Points, tag: str):
                 yield file
                 points.reach(f"before publish {name}")
             points.reach(f"after publish {name}")
+
+        def put(self, name, content):
+            points.reach(f"before put {name}")
+            super().put(name, content)
+            points.reach(f"after put {name}")
 
     class CountedAPI:
         def __init__(self, client) -> None:

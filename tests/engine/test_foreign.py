@@ -8,9 +8,9 @@ import time
 import pytest
 
 from airflow_openai_batch.engine import foreign
-from airflow_openai_batch.engine.job import JobSpec
+from airflow_openai_batch.engine.job import Job, JobSpec
 from airflow_openai_batch.engine.models import BatchSnapshot
-from airflow_openai_batch.engine.runner import Job, advance
+from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import BatchEndedError, JobMismatchError, NotFoundError
 

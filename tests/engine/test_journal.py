@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from unittest import mock
 
 import pytest
 
@@ -161,3 +163,62 @@ def test_a_damaged_round_is_named(store):
     put(store, "_job/rounds/1.json", b'{"round": 1}')
     with pytest.raises(JournalError, match=r"rounds/1\.json is damaged"):
         Journal(store).state(RECORD)
+
+
+def many(journal, count):
+    for number in range(count):
+        key = Key(number, 0, 0)
+        journal.write(key, BatchRecord(1.0, f"b{number}"))
+        journal.write(key, replace(END, batch_id=f"b{number}"))
+
+
+def test_what_was_read_is_kept_for_the_next_process(store, journal):
+    many(journal, 20)
+    state = journal.state(RECORD)
+    journal.write_digest(RECORD)
+    another = Journal(store)
+    with mock.patch.object(store, "read", wraps=store.read) as read:
+        assert another.state(RECORD) == state
+    assert [call.args for call in read.call_args_list] == [("_job/digest.json",)]
+    journal.write(Key(20, 0, 0), BatchRecord(1.0, "b20"))
+    assert len(another.state(RECORD).attempts) == 21
+    assert len(Journal(store).state(RECORD).attempts) == 21
+
+
+def test_the_digest_is_written_when_it_saves_something(store, journal):
+    many(journal, 7)
+    journal.state(RECORD)
+    journal.write_digest(RECORD)
+    assert not store.exists("_job/digest.json")
+    many(journal, 8)
+    journal.write_digest(RECORD)
+    assert store.exists("_job/digest.json")
+
+
+def test_an_entry_counts_only_while_its_own_file_is_there(store, journal):
+    many(journal, 20)
+    journal.state(RECORD)
+    journal.write_digest(RECORD)
+    store.remove(["_job/batches/00003.r0.a0.end.json"])
+    assert Journal(store).state(RECORD).attempts[0, 3][0].end is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"version": 2, "job": "job", "entries": {}}',
+        b'{"version": 1, "job": "another", "entries": {"_job/batches/00000.r0.a0.batch.json": {}}}',
+        b'{"version": 1, "job": "job", "entries": {"_job/batches/00000.r0.a0.batch.json": {"at": 1}}}',
+        b'{"version": 1, "job": "job", "entries": {"_job/batches/odd": {}}}',
+        b'{"version": 1, "job": "job", "entries": {"_job/batches/00000.r0.a0.odd.json": {}}}',
+    ],
+)
+def test_a_digest_that_can_not_be_used_is_no_loss(store, journal, content):
+    many(journal, 2)
+    state = journal.state(RECORD)
+    put(store, "_job/digest.json", content)
+    assert Journal(store).state(RECORD) == state

@@ -14,12 +14,13 @@ from unittest import mock
 from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
-from airflow_openai_batch.engine import job as job_module
-from airflow_openai_batch.engine.job import JobSpec
+from airflow_openai_batch.engine import journal as journal_module
+from airflow_openai_batch.engine import opener as opener_module
+from airflow_openai_batch.engine.job import Job, JobSpec
 from airflow_openai_batch.engine.lifecycle import Rules
 from airflow_openai_batch.engine.models import STATUSES, Done, Waiting
 from airflow_openai_batch.engine.requests import RequestSpec
-from airflow_openai_batch.engine.runner import Job, advance
+from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.engine.sources import open_source
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import APIError, JobOwnedError, StoreError
@@ -238,7 +239,8 @@ def play_and_judge(data, job, *, on_bucket, attempts):
     rows, options = job
     ids = iter(range(1, 10**6))
     known_ids = SimpleNamespace(uuid4=lambda: uuid.UUID(int=next(ids) << 96))
-    with mock.patch.object(job_module, "uuid", known_ids), tempfile.TemporaryDirectory() as folder:
+    digests = mock.patch.object(journal_module, "DIGEST_EVERY", 1)
+    with mock.patch.object(opener_module, "uuid", known_ids), digests, tempfile.TemporaryDirectory() as folder:
         fs = Bucket() if on_bucket else Path(folder, "out")
         play = Play(data, fs, rows, options)
         if attempts > 1:

@@ -25,7 +25,8 @@ CHAT = "/v1/chat/completions"
 
 
 def build(data, number=0, **spec):
-    return RequestBuilder(RequestSpec(**{"model": "m", **spec})).build(number, data)
+    (request,) = RequestBuilder(RequestSpec(**{"model": "m", **spec})).build(number, data)
+    return request
 
 
 def line(data, **spec):
@@ -199,7 +200,10 @@ def test_a_ready_made_request_needs_its_fields(name):
         ({"body": {"messages": []}}, "body.messages: must be a list of at least one message"),
         ({"body": {"messages": [{"role": "user"}, "hi"]}}, "body.messages[1]: must be an object with a role"),
         ({"body": {"messages": [{"content": "hi"}]}}, "body.messages[0]: must be an object with a role"),
-        ({"body": {"model": 5, "messages": [{"role": "user"}]}}, "model: no model: give model= or a model in the "),
+        (
+            {"body": {"model": 5, "messages": [{"role": "user"}]}},
+            "model: no model: give model=, or a model in each row",
+        ),
     ],
 )
 def test_a_ready_made_request_that_would_fail_is_refused_by_its_field(fields, message):

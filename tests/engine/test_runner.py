@@ -16,7 +16,7 @@ from airflow_openai_batch.engine.journal import Journal
 from airflow_openai_batch.engine.lifecycle import Submit
 from airflow_openai_batch.engine.models import Done, Ended, Key, Waiting
 from airflow_openai_batch.engine.runner import advance
-from airflow_openai_batch.engine.sources import FileSource
+from airflow_openai_batch.engine.sources import FileSource, open_source
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.engine.submit import Submitter
 from airflow_openai_batch.exceptions import (
@@ -86,7 +86,9 @@ def test_usage_is_the_sum_over_what_was_answered(desk):
     for name, count in done.manifest["usage"].items():
         assert count == sum(line["usage"][name] for line in done.lines)
     assert done.manifest["usage"]["total_tokens"] > 0
-    assert done.manifest["models"] == {"gpt-5-mini": {"rows": 4, **done.manifest["usage"]}}
+    assert done.manifest["models"] == {
+        "gpt-5-mini": {"rows": 4, "statuses": {"succeeded": 4}, **done.manifest["usage"]}
+    }
 
 
 def test_answers_of_every_round_are_part_of_the_usage(fakes, fake):
@@ -371,6 +373,55 @@ def test_a_shard_that_another_attempt_submits_at_this_moment_is_not_halved(fakes
     bought = [request["custom_id"] for batch_id in fake.batches for request in fake.requests(batch_id)]
     assert sorted(bought) == ["r0", "r1", "r2", "r3"]
     assert len(fake.batches) == (2 if meanwhile == "refused" else 1)
+
+
+def test_with_several_models_every_row_goes_to_each_and_has_a_result_for_each(desk):
+    rows = [{"text": again()["prompt"] if n == 1 else f"{n} great", "custom_id": f"id {n}"} for n in range(5)]
+    models = ["gpt-5-mini", "gpt-5-nano", "gpt-4.1-mini"]
+    done = desk.run(rows, prompt="{{ row.text }}", model=models, requests_per_batch=2)
+    assert [(line["row"], line["custom_id"]) for line in done.lines] == [(n // 3, f"id {n // 3}") for n in range(15)]
+    assert [line["input"] for line in done.lines] == [{**rows[n // 3]} for n in range(15)]
+    assert [line["model"].startswith(models[n % 3]) for n, line in enumerate(done.lines)] == [True] * 15
+    assert done.statuses == ["succeeded"] * 15
+    assert done.manifest["rows"]["total"] == 15
+    assert {name: told["statuses"] for name, told in done.manifest["models"].items()} == {
+        name: {"succeeded": 5} for name in models
+    }
+    assert done.manifest["rounds"] == 2
+    assert {line["round"] for line in done.lines if line["row"] == 1} == {1}
+
+
+def test_a_problem_in_a_row_is_told_by_its_place_whatever_the_number_of_models(desk, fakes, fake, write, caplog):
+    name = write("in.jsonl", [{"prompt": f"row {n}"} for n in range(3)])
+    job = fakes.job(lambda: open_source(str(name)), model=["a", "b"])
+    advance(job)
+    fake.end("batch-1", status="failed", issues=[{"code": "bad", "message": "no", "line": 2}])
+    fake.end("batch-0")
+    advance(fakes.job(lambda: open_source(str(name)), model=["a", "b"]))
+    fake.end("batch-2")
+    done = fakes.finish(fakes.job(lambda: open_source(str(name)), model=["a", "b"]))
+    assert "row 1 (" in caplog.text
+    assert "in.jsonl, line 2)" in caplog.text
+    assert [(error["row"], error["status"]) for error in done.manifest["errors_sample"]] == [(1, "failed")]
+
+
+@pytest.mark.parametrize("given", ["a", ["a", "b"]], ids=["one", "several"])
+def test_a_row_that_names_its_own_model_goes_to_it_unless_several_are_given(desk, given):
+    line = {"custom_id": "x", "method": "POST", "url": "/v1/chat/completions"}
+    line["body"] = {"model": "gpt-5-nano", "messages": [{"role": "user", "content": "hi"}]}
+    if given == "a":
+        assert desk.run([line], model="a").lines[0]["model"].startswith("gpt-5-nano")
+    else:
+        with pytest.raises(InputError, match="names its own model"):
+            desk.run([line], model=given)
+
+
+def test_without_a_model_each_row_names_its_own(desk):
+    rows = [{"prompt": "hi", "model": name} for name in ("gpt-5-mini", "gpt-5-nano", "gpt-5-mini")]
+    done = desk.run(rows, model=None)
+    assert sorted(done.manifest["models"]) == ["gpt-5-mini", "gpt-5-nano"]
+    with pytest.raises(InputError, match="or a model in each row"):
+        desk.run([{"prompt": "hi", "model": 3}], model=None, out=desk.folder / "other")
 
 
 @pytest.mark.parametrize("dies_after", ["intent.json", "split.json"])

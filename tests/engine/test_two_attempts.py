@@ -17,11 +17,11 @@ import pytest
 
 from airflow_openai_batch.client import ClientConfig, OpenAIBatchClient
 from airflow_openai_batch.emulator.server import running
-from airflow_openai_batch.engine.job import JobSpec
+from airflow_openai_batch.engine.job import Job, JobSpec
 from airflow_openai_batch.engine.lifecycle import Rules
 from airflow_openai_batch.engine.models import Done
 from airflow_openai_batch.engine.requests import RequestSpec
-from airflow_openai_batch.engine.runner import Job, advance
+from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.engine.sources import open_source
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import OpenAIBatchError

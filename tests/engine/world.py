@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from hypothesis import strategies as st
 
+from airflow_openai_batch.engine.job import Job
 from airflow_openai_batch.engine.models import BatchIssue, BatchSnapshot, Counts, RemoteFile
-from airflow_openai_batch.engine.runner import Job
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import (
     AuthenticationError,

@@ -21,6 +21,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from airflow_openai_batch.engine.behind import WriteBehind
 from airflow_openai_batch.exceptions import StoreError
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 BUFFER = 1 << 20
 """Bytes read and written at a time."""
+
+BLOCK = 8 << 20
+"""Bytes that go to or come from an object store at a time. s3fs's own default is 50 MB, held in memory by each file."""
 
 
 DRAFTS = "_job/tmp"
@@ -195,13 +199,16 @@ class Store:
                 draft.unlink(missing_ok=True)
             return
         with self._explained("write", name):
-            remote = self.fs.open(self.path(name), "wb", autocommit=False)
+            remote = self.fs.open(self.path(name), "wb", autocommit=False, block_size=BLOCK)
+        behind = WriteBehind(cast("BinaryIO", remote))
         try:
-            yield cast("BinaryIO", remote)
+            yield cast("BinaryIO", behind)
             with self._explained("write", name):
+                behind.finish()
                 remote.close()
                 remote.commit()
         except BaseException:
+            behind.give_up()
             # Nothing but the upload's own parts is lost; a discard that fails leaves them to the bucket's rules.
             with contextlib.suppress(Exception):
                 remote.discard()
@@ -221,7 +228,7 @@ class Store:
         with self._explained("read", name):
             if self.is_local:
                 return Path(self.path(name)).open("rb", buffering=BUFFER)
-            return cast("BinaryIO", io.BufferedReader(self.fs.open(self.path(name), "rb"), BUFFER))
+            return cast("BinaryIO", io.BufferedReader(self.fs.open(self.path(name), "rb", block_size=BLOCK), BUFFER))
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:

@@ -137,7 +137,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 problem = _problem(look)
                 if problem is None:
                     failures = refusals = 0
-                    wait = polling.interval(self.poll_interval, time.time() - begun)
+                    wait = polling.interval(self.poll_interval, time.time() - begun, random.random())  # noqa: S311
                     continue
                 failures += 1
                 refusals = refusals + 1 if isinstance(problem, (AuthenticationError, NotFoundError)) else 0

@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.installed
+STACK_STAMP := $(VENV)/.installed-stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format constraints clean
+.PHONY: help demo up test stack bench lint format constraints clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +32,17 @@ up: $(STAMP)  ## the same, and leave Airflow's UI running until Ctrl-C
 test: $(STAMP)  ## the whole test suite (PYTEST="-k name" to choose)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST)
 
+$(STACK_STAMP): $(STAMP)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
+		--constraint constraints.txt --group pyproject.toml:stack
+	@touch $@
+
+stack: $(STACK_STAMP)  ## the production stack (Celery, PostgreSQL, Redis, S3) as processes, and kills; about 4 minutes
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m stack -s tests/system/stack $(PYTEST)
+
+bench: $(STAMP)  ## the benchmarks, about 20 minutes; writes docs/benchmarks.md (BENCH="--quick" for small ones)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.benchmarks $(BENCH)
+
 lint: $(STAMP)  ## ruff (all rules), mypy (strict), import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -43,9 +55,9 @@ format: $(STAMP)  ## format the code and apply ruff's safe fixes
 
 constraints: $(STAMP)  ## pin again: names and versions alone, for every supported Python
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-emit-index-url --no-annotate --no-header \
-		--no-emit-package airflow-openai-batch pyproject.toml --group pyproject.toml:dev \
+		--no-emit-package airflow-openai-batch pyproject.toml --group pyproject.toml:dev --group pyproject.toml:stack \
 		--extra emulator --extra examples --output-file constraints.txt
 
 clean:  ## remove what the commands above made, but for results that were paid for (.demo/results-real)
 	@find .demo -mindepth 1 -maxdepth 1 ! -name results-real -exec rm -rf {} + 2>/dev/null || true
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

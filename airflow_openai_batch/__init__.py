@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from airflow_openai_batch.engine.merge import merge_manifests
     from airflow_openai_batch.hooks.openai_batch import OpenAIBatchHook
     from airflow_openai_batch.operators.openai_batch import (
         OpenAIBatchCancelOperator,
@@ -17,17 +18,22 @@ if TYPE_CHECKING:
         OpenAIBatchOperator,
         OpenAIBatchSubmitOperator,
     )
+    from airflow_openai_batch.partitions import list_partitions
+    from airflow_openai_batch.reading import read_results
     from airflow_openai_batch.sensors.openai_batch import OpenAIBatchSensor
     from airflow_openai_batch.triggers.openai_batch import OpenAIBatchTrigger
 
 _HOMES = {
-    "OpenAIBatchCancelOperator": "operators",
-    "OpenAIBatchDownloadOperator": "operators",
-    "OpenAIBatchHook": "hooks",
-    "OpenAIBatchOperator": "operators",
-    "OpenAIBatchSensor": "sensors",
-    "OpenAIBatchSubmitOperator": "operators",
-    "OpenAIBatchTrigger": "triggers",
+    "OpenAIBatchCancelOperator": "operators.openai_batch",
+    "OpenAIBatchDownloadOperator": "operators.openai_batch",
+    "OpenAIBatchHook": "hooks.openai_batch",
+    "OpenAIBatchOperator": "operators.openai_batch",
+    "OpenAIBatchSensor": "sensors.openai_batch",
+    "OpenAIBatchSubmitOperator": "operators.openai_batch",
+    "OpenAIBatchTrigger": "triggers.openai_batch",
+    "list_partitions": "partitions",
+    "merge_manifests": "engine.merge",
+    "read_results": "reading",
 }
 
 __all__ = [
@@ -39,6 +45,9 @@ __all__ = [
     "OpenAIBatchSubmitOperator",
     "OpenAIBatchTrigger",
     "__version__",
+    "list_partitions",
+    "merge_manifests",
+    "read_results",
 ]
 
 
@@ -48,7 +57,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{home}.openai_batch"), name)
+    return getattr(import_module(f"{__name__}.{home}"), name)
 
 
 def __dir__() -> list[str]:

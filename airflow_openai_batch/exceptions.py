@@ -8,10 +8,13 @@
     ├── DestinationError            what lies at the destination isn't this job's, or can't be read
     │   ├── JobMismatchError        another job, or this one with other input or parameters
     │   ├── JobOwnedError           another task instance is at work on it at this moment
+    │   ├── JobUnfinishedError      its results are wanted, and it isn't landed yet
     │   └── JournalError            a journal or manifest that is damaged or of an unknown version
     ├── StoreError                  the object store refused: wrong bucket, wrong key, no permission
+    │   └── ExclusiveCreateError    the store can't tell the first of two writers of a name
     ├── APIError                    OpenAI, or what stands in for it, said no or nothing
     │   ├── AuthenticationError     401, 403: the connection's key
+    │   │   └── NoTokenError        Entra gave no token, for a reason that may pass; nothing was sent
     │   ├── NotFoundError           404: a wrong base URL, or an object of another project
     │   ├── RejectedError           any other 4xx: the same call would be refused again
     │   │   └── QueueFullError      the model's enqueued tokens are used up; the shard waits in the journal
@@ -94,6 +97,12 @@ class JobOwnedError(DestinationError):
     retryable = True
 
 
+class JobUnfinishedError(DestinationError):
+    """The destination's job isn't landed yet, so there are no results to read. A later try may find them."""
+
+    retryable = True
+
+
 class JournalError(DestinationError):
     """A file of the job's folder is damaged, or written by an unknown version."""
 
@@ -102,6 +111,12 @@ class StoreError(OpenAIBatchError):
     """The object store refused an operation. A retry may find it willing."""
 
     retryable = True
+
+
+class ExclusiveCreateError(StoreError):
+    """The store can't create a file exclusively, so two tries could buy the same rows. Nothing was uploaded."""
+
+    retryable = False
 
 
 class APIError(OpenAIBatchError):
@@ -132,6 +147,12 @@ class APIError(OpenAIBatchError):
 
 class AuthenticationError(APIError):
     """401 or 403: the key is wrong, or may not do this."""
+
+
+class NoTokenError(AuthenticationError):
+    """Entra gave no token, though it didn't refuse one. Nothing was sent."""
+
+    retryable = True
 
 
 class NotFoundError(APIError):

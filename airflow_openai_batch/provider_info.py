@@ -19,6 +19,62 @@ _EXTRA_FIELDS = {
         "description": "OpenAI project id (proj_...). Empty: the key's own.",
         "schema": {"type": ["string", "null"]},
     },
+    "azure_endpoint": {
+        "label": "Azure endpoint",
+        "description": (
+            "Azure OpenAI: https://RESOURCE.openai.azure.com. The host field does as well. In Azure the model of a "
+            "request is the name of a batch deployment."
+        ),
+        "schema": {"type": ["string", "null"]},
+    },
+    "api_version": {
+        "label": "Azure API version",
+        "description": "Azure OpenAI: e.g. 2024-10-21, for paths with an api-version. Empty: the v1 API.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "azure_auth": {
+        "label": "Azure authentication",
+        "description": (
+            "key (default): the API key. entra: a service principal where tenant, client and its secret (as API key) "
+            "are given, else the identity of the machine. Needs azure-identity."
+        ),
+        "schema": {"type": ["string", "null"], "enum": ["key", "entra", None]},
+    },
+    "azure_tenant_id": {
+        "label": "Azure tenant ID",
+        "description": "Entra: of the service principal.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "azure_client_id": {
+        "label": "Azure client ID",
+        "description": "Entra: of the service principal, or without a secret of a user-assigned managed identity.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "batch_paths": {
+        "label": "Endpoints in batches",
+        "description": (
+            "v1: /v1/chat/completions. plain: /chat/completions. Empty: plain with an Azure API version, else v1."
+        ),
+        "schema": {"type": ["string", "null"], "enum": ["v1", "plain", None]},
+    },
+    "proxy": {
+        "label": "Proxy",
+        "description": "http://[user:password@]host:port for this connection. Empty: HTTPS_PROXY and NO_PROXY count.",
+        "schema": {"type": ["string", "null"], "format": "password"},
+    },
+    "ca_bundle": {
+        "label": "CA bundle",
+        "description": (
+            "A PEM file, or a folder with hashed names, of CAs to trust besides the usual ones; there on every worker "
+            "and triggerer."
+        ),
+        "schema": {"type": ["string", "null"]},
+    },
+    "verify": {
+        "label": "Verify certificates",
+        "description": "false: don't check the server's certificate. For tests alone.",
+        "schema": {"type": ["boolean", "null"], "default": True},
+    },
     "timeout": {
         "label": "Timeout (seconds)",
         "description": "How long one API call may take. Default 60. Transfers of files have 600, creating a batch 30.",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 
 import openai
 import pytest
-from openai.types import Batch
 
-from airflow_openai_batch.client import AsyncOpenAIBatchClient, ClientConfig, OpenAIBatchClient, seconds, snapshot_of
+from airflow_openai_batch.client import AsyncOpenAIBatchClient, ClientConfig, OpenAIBatchClient
+from airflow_openai_batch.client.transport import httpx
 from airflow_openai_batch.emulator.server import running
-from airflow_openai_batch.engine.models import BatchIssue, Counts
+from airflow_openai_batch.engine.models import Counts
 from airflow_openai_batch.exceptions import (
     AuthenticationError,
     NotFoundError,
@@ -259,33 +260,6 @@ def test_batches_are_listed_page_by_page_as_they_are_asked_for():
         client.close()
 
 
-def batch(**fields):
-    known = {"id": "b", "object": "batch", "endpoint": CHAT, "completion_window": "24h", "input_file_id": "f"}
-    return Batch.construct(**{**known, "status": "completed", "created_at": 1, **fields})
-
-
-def test_what_is_not_known_yet_is_none_however_a_server_says_it():
-    for nothing in ("", None):
-        seen = snapshot_of(batch(output_file_id=nothing, error_file_id=nothing, metadata=None, errors=None))
-        assert (seen.output_file_id, seen.error_file_id, seen.metadata, seen.errors) == (None, None, {}, ())
-    assert snapshot_of(batch()).counts == Counts()
-
-
-def test_other_spellings_of_gateways_are_understood():
-    seen = snapshot_of(batch(status="Completed", created_at="2026-01-02T03:04:05Z", expires_at="1767323045"))
-    assert (seen.status, seen.ended, seen.created_at, seen.expires_at) == ("completed", True, 1767323045, 1767323045)
-
-
-def test_errors_keep_their_lines():
-    errors = {"object": "list", "data": [{"code": "c", "message": "m", "param": "p", "line": 3}]}
-    assert snapshot_of(batch(errors=errors)).errors == (BatchIssue("c", "m", "p", 3),)
-
-
-@pytest.mark.parametrize(("value", "at"), [(None, None), (5, 5.0), (5.5, 5.5), ("5", 5.0)])
-def test_times_are_seconds(value, at):
-    assert seconds(value) == at
-
-
 def test_the_key_never_shows_in_a_repr():
     config = ClientConfig("c", "sk-secret", options={"default_headers": {"x": "sk-secret"}})
     assert "sk-secret" not in repr(config)
@@ -321,3 +295,123 @@ def test_an_upload_waits_as_long_as_openai_asks(client, emulator):
     begun = time.monotonic()
     client.upload("a.jsonl", lambda: io.BytesIO(b'{"custom_id": "a"}\n'))
     assert time.monotonic() - begun >= 1
+
+
+# Servers that answer in other ways than OpenAI.
+
+
+@pytest.fixture
+def answering(connect):
+    """A client whose server gives these answers: ``(status, body)`` each, by turns. What it was asked is noted."""
+
+    def answering(*answers, **settings):
+        waiting, asked = list(answers), []
+
+        def handle(request):
+            asked.append((request.method, request.url.path, dict(request.url.params)))
+            status, body = waiting.pop(0)
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            return httpx.Response(status, content=content, headers={"content-type": "application/json"})
+
+        http = openai.DefaultHttpxClient(transport=httpx.MockTransport(handle))
+        client = connect(base_url="http://server.example/v1", options={"http_client": http}, **settings)
+        return client, asked
+
+    return answering
+
+
+FULL = {"code": "token_limit_exceeded", "message": "enqueued tokens has surpassed", "line": None, "param": None}
+LITELLM = "Error code: 400 - {'error': {'message': 'x', 'code': 'token_limit_exceeded'}}"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code"),
+    [
+        (400, {"errors": {"data": [FULL], "object": "list"}}, QueueFullError, "token_limit_exceeded"),
+        (200, {"errors": {"data": [FULL], "object": "list"}}, QueueFullError, "token_limit_exceeded"),
+        (400, {"error": {"message": LITELLM, "code": "400"}}, QueueFullError, "token_limit_exceeded"),
+        (429, {"error": {"message": "Enqueued token limit reached for x"}}, QueueFullError, "token_limit_exceeded"),
+        (200, {"errors": {"data": [{"code": "quota", "message": "no"}]}}, RejectedError, "quota"),
+        (200, {"errors": {"data": [{"code": "insufficient_quota"}]}}, QuotaError, "insufficient_quota"),
+        (400, {"errors": {"data": [{"code": "invalid", "message": "no"}]}}, RejectedError, "invalid"),
+        (400, {"error": {"message": "Error code: 400 - insufficient_quota", "code": 400}}, QuotaError, None),
+        (404, {"error": {"code": "404", "message": "Resource not found"}}, NotFoundError, "404"),
+        (404, {"detail": "Not Found"}, NotFoundError, None),
+        (401, {"statusCode": 401, "message": "Unauthorized"}, AuthenticationError, None),
+        (407, {}, AuthenticationError, None),
+        (200, {"errors": {"data": []}}, UnreachableError, None),
+        (200, {}, UnreachableError, None),
+        (200, {"status": "ok"}, UnreachableError, None),
+        (200, b"<html>maintenance</html>", UnreachableError, None),
+        (200, b"", UnreachableError, None),
+    ],
+)
+def test_a_creation_is_refused_in_many_ways_and_unknown_where_the_answer_is_no_batch(
+    answering, status, body, kind, code
+):
+    client, asked = answering((status, body), max_retries=5)
+    with pytest.raises(kind, match="Creating a batch") as caught:
+        client.create_batch(input_file_id="f", endpoint=CHAT, completion_window="24h", metadata={})
+    assert type(caught.value) is kind
+    assert caught.value.code == (code or caught.value.code)
+    assert len(asked) == 1
+
+
+def test_a_wrapped_creation_is_a_batch(answering):
+    client, _ = answering((201, {"job": {"id": "b", "status": "VALIDATING"}, "warning": None}))
+    batch = client.create_batch(input_file_id="f", endpoint=CHAT, completion_window="7d", metadata={})
+    assert (batch.id, batch.status) == ("b", "validating")
+
+
+def test_an_upload_waits_until_the_file_is_processed(answering):
+    pending, done = ({"id": "f", "filename": "in.jsonl", "bytes": 5, "status": s} for s in ("pending", "processed"))
+    client, asked = answering((200, pending), (200, pending), (200, done))
+    assert upload(client).id == "f"
+    assert [path for _, path, _ in asked] == ["/v1/files", "/v1/files/f", "/v1/files/f"]
+
+
+def test_a_file_that_can_not_be_processed_is_refused(answering):
+    client, _ = answering((200, {"id": "f", "status": "pending"}), (200, {"id": "f", "status": "error"}))
+    with pytest.raises(RejectedError, match=r"Waiting for file f: connection 'my_conn' .* its status is error"):
+        upload(client)
+
+
+def test_a_file_that_stays_pending_is_given_up(answering):
+    client, _ = answering((200, {"id": "f", "status": "pending"}), transfer_timeout=-1.0)
+    with pytest.raises(UnreachableError, match="still has it as pending"):
+        upload(client)
+
+
+def test_a_cancellation_may_be_answered_with_anything(answering):
+    client, asked = answering((200, {"ok": True}), (200, {"id": "b", "status": "CANCELLING"}))
+    assert client.cancel_batch("b").status == "cancelling"
+    assert [path for _, path, _ in asked] == ["/v1/batches/b/cancel", "/v1/batches/b"]
+
+
+def test_a_list_that_is_oldest_first_is_turned_round_whole(answering):
+    pages = [
+        {"data": [{"id": "1", "created_at": 1}, {"id": "2", "created_at": 2}], "has_more": True},
+        {"data": [{"id": "3", "created_at": 3}], "has_more": False},
+    ]
+    client, asked = answering(*((200, page) for page in pages))
+    assert [batch.id for batch in client.list_batches()] == ["3", "2", "1"]
+    assert [query.get("after") for _, _, query in asked] == [None, "2"]
+
+
+def test_files_that_can_not_be_listed_are_not_found_by_name(answering):
+    for status in (404, 405):
+        client, _ = answering((status, {"detail": "no"}))
+        assert client.files_named("in.jsonl", since=0) == []
+
+
+def test_a_file_is_found_by_its_id_or_not_there(client):
+    file = upload(client)
+    assert client.find_file(file.id) == file
+    assert client.find_file("file-none") is None
+
+
+def test_azure_says_nothing_of_when_a_batch_ends(answering):
+    body = {"id": "b", "status": "Validating", "expires_at": 5}
+    for azure, expires_at in ((None, 5.0), ("v1", None)):
+        client, _ = answering((200, body), azure=azure)
+        assert client.retrieve_batch("b").expires_at == expires_at

@@ -52,6 +52,11 @@ def test_importing_the_operators_loads_no_sdk_and_no_storage():
     assert loaded.isdisjoint({"openai", "pyarrow", "pandas", "s3fs", "boto3", "botocore", "aiobotocore"})
 
 
+def test_importing_what_lists_partitions_and_merges_manifests_loads_neither_airflow_nor_a_store():
+    loaded = loaded_by("from airflow_openai_batch import list_partitions, merge_manifests")
+    assert loaded.isdisjoint({"airflow", "openai", "pyarrow", "pandas", "s3fs", "fsspec"})
+
+
 def test_importing_the_client_loads_no_airflow():
     loaded = loaded_by("import airflow_openai_batch.client")
     assert "openai" in loaded
@@ -69,13 +74,16 @@ def test_the_public_names_are_these():
         "OpenAIBatchSubmitOperator",
         "OpenAIBatchTrigger",
         "__version__",
+        "list_partitions",
+        "merge_manifests",
+        "read_results",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", airflow_openai_batch.__all__)
 def test_a_public_name_can_be_had_and_is_documented(name):
     found = getattr(airflow_openai_batch, name)
-    if inspect.isclass(found):
+    if callable(found):
         assert found.__name__ == name
         assert found.__module__.startswith("airflow_openai_batch.")
         assert inspect.getdoc(found)
@@ -87,7 +95,7 @@ def test_another_name_is_no_attribute():
 
 
 PARAMETERS = {
-    "source": inspect.Parameter.empty,
+    "source": None,
     "destination": inspect.Parameter.empty,
     "prompt": None,
     "system": None,

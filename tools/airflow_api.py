@@ -34,12 +34,14 @@ class TaskTimes:
 
 
 class AirflowApi:
-    """A client of one Airflow whose users are all administrators.
+    """A client of one Airflow with its simple logins.
 
     :param address: its address without a path.
+    :param password: that of user ``admin``; ``None`` where everybody is an administrator.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, password: str | None = None) -> None:
+        self._password = password
         # No proxy: the stack is on this machine.
         self._http = httpx.Client(base_url=address, timeout=30, trust_env=False)
 
@@ -57,8 +59,11 @@ class AirflowApi:
 
     def log_in(self) -> None:
         """Get a token for the calls that follow."""
-        token = self._http.get("/auth/token").raise_for_status().json()["access_token"]
-        self._http.headers["Authorization"] = f"Bearer {token}"
+        if self._password is None:
+            answer = self._http.get("/auth/token")
+        else:
+            answer = self._http.post("/auth/token", json={"username": "admin", "password": self._password})
+        self._http.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
 
     def dag_ids(self) -> set[str]:
         """Return the ids of the DAGs that have been parsed."""
@@ -106,6 +111,10 @@ class AirflowApi:
     def task(self, run: Run, task_id: str) -> Any:
         """Return all that Airflow tells of a task: ``state``, ``try_number``, ``pid``, ``triggerer_job`` and more."""
         return self._get(f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}")
+
+    def task_instances(self, run: Run) -> list[Any]:
+        """Return the same of all tasks of a run, of mapped ones each instance."""
+        return list(self._pages(f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances", "task_instances"))
 
     def triggerers(self) -> set[int]:
         """Return the job ids of the triggerers that are alive."""

@@ -23,10 +23,17 @@ class Emulator:
     :param env: the environment to start it in.
     :param options: its command-line options.
     :param port: where it listens; ``None`` takes a free port.
+    :param command: another command that starts it, on that port.
     """
 
     def __init__(
-        self, home: Path, *, env: Mapping[str, str], options: Sequence[str] = (), port: int | None = None
+        self,
+        home: Path,
+        *,
+        env: Mapping[str, str],
+        options: Sequence[str] = (),
+        port: int | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
         if port is not None:
             check_port(port, "the emulator")
@@ -35,11 +42,14 @@ class Emulator:
         self.base_url = f"{self.address}/v1"
         self._program = Program(
             "emulator",
-            [sys.executable, "-m", "airflow_openai_batch.emulator", "--port", str(self.port), *options],
+            [*(command or self._command()), *options],
             env=env,
             log=home / "emulator.log",
             home=home,
         )
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "airflow_openai_batch.emulator", "--port", str(self.port)]
 
     def wait_ready(self, seconds: float = READY_WITHIN) -> None:
         """Wait until it answers.

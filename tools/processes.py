@@ -49,9 +49,19 @@ class Program:
     :param env: its whole environment.
     :param log: the file that takes its output; replaced.
     :param home: the folder that stands for the run that the program belongs to.
+    :param user: the account that it runs as; only root can give another than its own.
     """
 
-    def __init__(self, name: str, command: Sequence[str], *, env: Mapping[str, str], log: Path, home: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        home: Path,
+        user: str | None = None,
+    ) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +73,7 @@ class Program:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                user=user,
             )
         _children.append(self._process)
 
@@ -76,18 +87,28 @@ class Program:
         if (status := self._process.poll()) is not None:
             raise StackError(f"The {self.name} ended with status {status}.\n{tail(self.log)}", self.log)
 
-    def interrupt(self, seconds: float) -> bool:
-        """Send SIGINT and wait.
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> int | None:
+        """Wait for its end and return its exit status; None if it still runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self._process.poll()
+
+    def interrupt(self, seconds: float, number: int = signal.SIGINT) -> bool:
+        """Send a signal to end, and wait.
 
         :param seconds: how long to wait for the end.
+        :param number: the signal.
         :return: whether the program has ended.
         """
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(seconds)
-        return self._process.poll() is not None
+                self._process.send_signal(number)
+        return self.wait(seconds) is not None
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from airflow_openai_batch import __version__
-from airflow_openai_batch.emulator import faults, markers, responders
+from airflow_openai_batch.emulator import faults, markers, oddities, responders
 from airflow_openai_batch.emulator.server import serve
 from airflow_openai_batch.emulator.settings import Settings
 
@@ -22,6 +22,9 @@ Markers in a request's text
 Faults (--fault, POST /emulator/faults)
 ---------------------------------------
 {(faults.__doc__ or "").partition(chr(10) * 2)[2]}
+Oddities (--oddity, and what modes are made of)
+-----------------------------------------------
+{(oddities.__doc__ or "").partition(chr(10) * 2)[2]}
 Responders (--responder)
 ------------------------
 {(responders.__doc__ or "").partition(chr(10) * 2)[2]}
@@ -50,7 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", help="address to listen on (127.0.0.1)")
     add("--port", type=int, default=8000, help="port to listen on; 0 picks a free one (8000)")
     add("--data", metavar="DIR", help="keep the bytes of files here (default: a temporary directory, removed at exit)")
-    add("--key", action="append", help="API key to accept; repeatable (default: every key that begins with sk-)")
+    add("--key", action="append", help="KEY or KEY=PROJECT to accept; repeatable (every key that begins with sk-)")
+    add("--token", action="append", help="Entra token to accept in mode azure; repeatable (every one: eyJ...)")
+    add("--mode", choices=list(oddities.MODES), help="the server to be like (openai)")
+    add("--oddity", action="append", metavar="NAME", help="one thing more that is odd (see below); repeatable")
     add = parser.add_argument_group("answers").add_argument
     add("--models", nargs="+", metavar="MODEL", help="models that exist (default: OpenAI's)")
     add("--responder", metavar="NAME", help="auto, echo, sentiment, or module:attribute (auto)")
@@ -67,8 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--batches-per-hour", type=int, metavar="N", help="creates accepted in an hour (any; OpenAI: 2000)")
     add("--max-file-bytes", type=int, metavar="N", help="greatest file (512 MB)")
     add("--max-batch-bytes", type=int, metavar="N", help="greatest input file of a batch (200 MB)")
-    add("--max-requests", type=int, metavar="N", help="most requests in a batch (50000)")
+    add("--max-requests", type=int, metavar="N", help="most requests in a batch (50000; azure: 100000)")
     add("--max-embedding-inputs", type=int, metavar="N", help="most embedding inputs in a batch (50000)")
+    add("--file-processing", type=float, metavar="S", help="time for which pending files are (1)")
     add = parser.add_argument_group("faults").add_argument
     add("--fault", action="append", metavar="FAULT", help="JSON, or name,key=value,... (see below); repeatable")
     return parser

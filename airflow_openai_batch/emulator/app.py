@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from airflow_openai_batch import __version__
 from airflow_openai_batch.emulator import errors
+from airflow_openai_batch.emulator.azure import AzurePaths
 from airflow_openai_batch.emulator.calls import CommonHeaders
 from airflow_openai_batch.emulator.routes import batches, control, files, inference, uploads
 from airflow_openai_batch.emulator.settings import Settings
@@ -33,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Faults that close connections need the emulator's own server (``server.running`` or the command line).
 
     :param settings: default: all defaults.
-    :raises ValueError: for a fault or a responder that can't be understood.
+    :raises ValueError: for a mode, a fault or a responder that can't be understood.
     """
     settings = settings or Settings()
 
@@ -61,8 +62,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         directory.mkdir(parents=True, exist_ok=True)
         clean_up = _keep
     app.state.emulator = assemble(settings, directory)
+    if settings.mode == "azure":
+        app.add_middleware(AzurePaths)
     app.add_middleware(CommonHeaders, settings=settings)
-    errors.install(app)
+    errors.install(app, settings.oddities)
     for part in (files, uploads, batches, inference, control):
         app.include_router(part.router)
     return app

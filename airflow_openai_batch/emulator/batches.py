@@ -6,6 +6,8 @@ What moves a batch from one status to the next is in ``runner``.
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -14,9 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from airflow_openai_batch.emulator import ids
-from airflow_openai_batch.emulator.errors import APIError
+from airflow_openai_batch.emulator.endpoints import batch_urls
+from airflow_openai_batch.emulator.errors import APIError, invalid_value
 from airflow_openai_batch.emulator.faults import BatchFault, BlankIds, Hidden
 from airflow_openai_batch.emulator.files import Cursor
+from airflow_openai_batch.emulator.oddities import shown_batch
+from airflow_openai_batch.emulator.projects import PROJECT, is_visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +38,7 @@ Metadata = Annotated[
 ]
 OPEN = frozenset({"validating", "in_progress", "finalizing"})
 _HOUR = 3_600
+_WINDOW = re.compile(r"[1-9]\d*[hd]")
 
 
 class ExpiresAfter(BaseModel):
@@ -48,17 +54,8 @@ class BatchCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     input_file_id: str
-    endpoint: Literal[
-        "/v1/responses",
-        "/v1/chat/completions",
-        "/v1/embeddings",
-        "/v1/completions",
-        "/v1/moderations",
-        "/v1/images/generations",
-        "/v1/images/edits",
-        "/v1/videos",
-    ]
-    completion_window: Literal["24h"]
+    endpoint: str
+    completion_window: str
     metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None
 
@@ -79,6 +76,7 @@ class Batch:
 
     :param deadline: moment of the monotonic clock at which the completion window ends.
     :param listed_from: moment of the monotonic clock from which lists show it (a fault).
+    :param project: whose it is.
     :param faults: what is to go wrong with it.
     :param woken: set when it is cancelled, so that whatever waits looks up.
     """
@@ -91,6 +89,7 @@ class Batch:
     deadline: float
     faults: list[BatchFault] = field(default_factory=list)
     listed_from: float = 0.0
+    project: str = field(default_factory=PROJECT.get)
     status: str = "validating"
     moments: dict[str, int] = field(default_factory=dict)
     model: str | None = None
@@ -161,17 +160,20 @@ class BatchStore:
         :param take_faults: gives what is to go wrong with it. Called only if there will be a batch.
         :raises APIError: 400 when the file isn't there or not for batches; 429 when the hour's batches are used up.
         """
+        self._check(asked)
         if input_file is None:
-            message = (
-                f"Cannot find file {asked.input_file_id}, or project {self._settings.project} "
-                "does not have access to it."
-            )
+            message = f"Cannot find file {asked.input_file_id}, or project {PROJECT.get()} does not have access to it."
             raise APIError(400, message, code="invalid_request", param="input_file_id")
         if input_file.purpose != "batch":
             message = f"Invalid purpose of file {input_file.id}: expected 'batch', but got '{input_file.purpose}'."
             raise APIError(400, message, code="invalid_value", param="input_file_id")
+        if input_file.status != "processed":
+            # What Azure says here isn't documented; that it refuses is (openai-dotnet#312).
+            message = f"The file {input_file.id} is not ready: its status is '{input_file.status}'."
+            raise APIError(400, message, code="invalid_value", param="input_file_id")
         self._count_create()
         now = self._clock.now()
+        oddities = self._settings.oddities
         faults = take_faults()
         hidden = next((fault for fault in faults if isinstance(fault, Hidden)), None)
         batch = Batch(
@@ -180,13 +182,21 @@ class BatchStore:
             input_file=input_file,
             created_at=now,
             expires_at=now + round(self._settings.window),
-            deadline=time.monotonic() + self._settings.window,
+            deadline=math.inf if "never_expires" in oddities else time.monotonic() + self._settings.window,
             faults=faults,
             listed_from=0.0 if hidden is None else time.monotonic() + hidden.seconds,
         )
         self._batches[batch.id] = batch
         self._cursor.add(batch.id)
         return batch
+
+    def _check(self, asked: BatchCreate) -> None:
+        urls = batch_urls(self._settings)
+        if asked.endpoint not in urls:
+            raise invalid_value("endpoint", asked.endpoint, urls)
+        taken = _WINDOW.fullmatch(asked.completion_window) if "any_window" in self._settings.oddities else None
+        if asked.completion_window != "24h" and taken is None:
+            raise invalid_value("completion_window", asked.completion_window, ("24h",))
 
     def _count_create(self) -> None:
         limit = self._settings.batches_per_hour
@@ -202,16 +212,20 @@ class BatchStore:
 
     def get(self, batch_id: str) -> Batch:
         """Return the batch or raise the service's 404."""
-        if (batch := self._batches.get(batch_id)) is None:
+        if (batch := self._batches.get(batch_id)) is None or not is_visible(batch):
             raise APIError(404, f"No batch found with id '{batch_id}'.")
         return batch
 
-    def page(self, *, after: str | None, limit: int) -> dict[str, Any]:
+    def page(self, *, after: str | None, limit: int) -> dict[str, Any] | list[dict[str, Any]]:
         """Return a page of batches, newest first."""
         now = time.monotonic()
-        shown = (batch for batch in self._batches.values() if batch.listed_from <= now)
-        page = self._cursor.page(shown, after=after, limit=limit)
-        return {**page, "data": [batch.to_json() for batch in page["data"]]}
+        listed = [batch for batch in self._batches.values() if batch.listed_from <= now and is_visible(batch)]
+        oddities = self._settings.oddities
+        ascending = "oldest_first" in oddities
+        if "bare_list" in oddities:
+            return [shown_batch(batch.to_json(), oddities) for batch in (listed if ascending else listed[::-1])]
+        page = self._cursor.page(listed, after=after, limit=limit, ascending=ascending)
+        return {**page, "data": [shown_batch(batch.to_json(), oddities) for batch in page["data"]]}
 
     def cancel(self, batch: Batch) -> None:
         """Ask for the end of a batch. A second time changes nothing.

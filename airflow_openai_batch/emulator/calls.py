@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers, MutableHeaders
 
+from airflow_openai_batch.emulator import azure
 from airflow_openai_batch.emulator.errors import APIError
 from airflow_openai_batch.emulator.faults import HungUpError
+from airflow_openai_batch.emulator.projects import PROJECT
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,21 +35,47 @@ NO_KEY = (
 )
 WRONG_KEY = "Incorrect API key provided: {}. You can find your API key at https://platform.openai.com/account/api-keys."
 _SHOWN = 4
+_JWT = "eyJ"
+_AZURE_KEY = 32
 
 
-def check_key(settings: Settings, authorization: str) -> None:
-    """Accept the call's key or raise the service's 401."""
-    scheme, _, key = authorization.partition(" ")
-    key = key.strip()
-    if scheme.lower() != "bearer" or not key:
+def check_key(settings: Settings, headers: Headers) -> str:
+    """Return the project of the call's key, or raise the service's 401."""
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+    if settings.mode == "azure":
+        return _check_azure(settings, headers.get("api-key", ""), bearer)
+    if not bearer:
         raise APIError(401, NO_KEY)
-    if settings.key:
-        accepted = any(secrets.compare_digest(key.encode(), known.encode()) for known in settings.key)
-    else:
-        accepted = key.startswith("sk-")
-    if not accepted:
-        hidden = f"{key[:_SHOWN]}{'*' * 8}{key[-_SHOWN:]}" if len(key) > 2 * _SHOWN else "*" * len(key)
+    project = _project(settings, bearer) if settings.key else settings.project if bearer.startswith("sk-") else None
+    if project is None:
+        hidden = f"{bearer[:_SHOWN]}{'*' * 8}{bearer[-_SHOWN:]}" if len(bearer) > 2 * _SHOWN else "*" * len(bearer)
         raise APIError(401, WRONG_KEY.format(hidden), code="invalid_api_key")
+    return project
+
+
+def _check_azure(settings: Settings, key: str, bearer: str) -> str:
+    """Accept a key in its own header, or an Entra token. A key as a bearer is no token."""
+    if not key:
+        known = bearer in settings.token if settings.token else bearer.startswith(_JWT)
+        if not known:
+            raise azure.refusal(401, azure.UNAUTHORIZED)
+        return settings.project
+    if settings.key:
+        project = _project(settings, key)
+    else:
+        project = settings.project if len(key) >= _AZURE_KEY and not key.startswith("sk-") else None
+    if project is None:
+        raise azure.refusal(401, azure.WRONG_KEY)
+    return project
+
+
+def _project(settings: Settings, key: str) -> str | None:
+    found = None
+    for known, project in settings.projects.items():
+        if secrets.compare_digest(key.encode(), known.encode()):
+            found = project
+    return found
 
 
 async def drain(receive: Receive) -> None:
@@ -83,7 +111,7 @@ class Call(APIRoute):
             await send(message)
 
         try:
-            check_key(state.settings, Headers(scope=scope).get("authorization", ""))
+            PROJECT.set(check_key(state.settings, Headers(scope=scope)))
             for fault in reversed(state.faults.for_call(self.name)):
                 app = partial(fault.act, app, hang_up=partial(state.connections.hang_up, scope))
             await app(scope, receive, watched)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.emulator.clock import Clock
     from airflow_openai_batch.emulator.prompts import Prompt
+    from airflow_openai_batch.emulator.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ PAYLOADS = {
     "/v1/images/edits": "prompt",
     "/v1/videos": "prompt",
 }
+PLAIN_URLS = tuple(url.removeprefix("/v1") for url in URLS)
+AZURE_URLS = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions")
 _MODEL_IS_OPTIONAL = frozenset({"/v1/moderations", "/v1/images/generations", "/v1/images/edits", "/v1/videos"})
 _STATUS_ERRORS = {
     400: ("Invalid request (emulated).", "invalid_request_error", None),
@@ -50,6 +53,18 @@ _STATUS_ERRORS = {
     429: ("Rate limit reached (emulated). Please try again later.", "requests", "rate_limit_exceeded"),
     503: ("The engine is currently overloaded, please try again later.", "server_error", None),
 }
+
+
+def canonical(path: str) -> str:
+    """Return OpenAI's path of an endpoint, which some servers have without ``/v1``."""
+    return f"/v1{path}" if path in PLAIN_URLS else path
+
+
+def batch_urls(settings: Settings) -> tuple[str, ...]:
+    """Return the endpoints that batches may have."""
+    urls = AZURE_URLS if settings.mode == "azure" else URLS
+    plain = tuple(url.removeprefix("/v1") for url in urls) if "plain_paths" in settings.oddities else ()
+    return urls + plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ no 422), unknown routes, and faults of the emulator itself.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,8 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from airflow_openai_batch.emulator.oddities import shown_error
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from fastapi import FastAPI, Request
 
@@ -45,6 +48,7 @@ class APIError(Exception):
     :param param: name of the parameter at fault.
     :param kind: the envelope's ``type``. Default: by status.
     :param headers: further response headers, e.g. ``retry-after``.
+    :param envelope: the whole body, where it isn't the usual one.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class APIError(Exception):
         param: str | None = None,
         kind: str | None = None,
         headers: Mapping[str, str] | None = None,
+        envelope: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
+        self.envelope = envelope
         self.status = status_code
         self.message = message
         self.code = code
@@ -67,11 +73,14 @@ class APIError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return the envelope."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        return self.envelope or {
+            "error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
+        }
 
-    def response(self) -> Response:
+    def response(self, oddities: Collection[str] = ()) -> Response:
         """Return the HTTP response."""
-        return json_response(self.body(), status_code=self.status, headers=self.headers)
+        body = shown_error(self.body(), self.status, oddities)
+        return json_response(body, status_code=self.status, headers=self.headers)
 
 
 def json_response(body: Any, *, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -184,23 +193,29 @@ def from_validation(error: Mapping[str, Any]) -> APIError:
     return invalid_type(name, _EXPECTED.get(kind, "another value"), error.get("input"))
 
 
-def _http(request: Request, error: HTTPException) -> Response:
+def _http(request: Request, error: HTTPException) -> APIError:
     method, path = request.method, request.url.path
     if error.status_code == status.HTTP_404_NOT_FOUND:
-        return APIError(404, f"Invalid URL ({method} {path})").response()
+        return APIError(404, f"Invalid URL ({method} {path})")
     if error.status_code == status.HTTP_405_METHOD_NOT_ALLOWED:
         message = f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
-        return APIError(405, message, code="method_not_supported").response()
-    return APIError(error.status_code, str(error.detail)).response()
+        return APIError(405, message, code="method_not_supported")
+    return APIError(error.status_code, str(error.detail))
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, oddities: Collection[str] = ()) -> None:
     """Make ``app`` answer every error in the envelope."""
-    handlers: dict[type[Exception], Callable[[Request, Any], Response]] = {
-        APIError: lambda _, error: error.response(),
-        RequestValidationError: lambda _, error: from_validation(error.errors()[0]).response(),
+    meanings: dict[type[Exception], Callable[[Request, Any], APIError]] = {
+        APIError: lambda _, error: error,
+        RequestValidationError: lambda _, error: from_validation(error.errors()[0]),
         HTTPException: _http,
-        Exception: lambda _, __: APIError(500, SERVER_ERROR).response(),
+        Exception: lambda _, __: APIError(500, SERVER_ERROR),
     }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
+    for kind, meaning in meanings.items():
+        app.add_exception_handler(kind, partial(_answer, meaning=meaning, oddities=oddities))
+
+
+def _answer(
+    request: Request, error: Any, *, meaning: Callable[[Request, Any], APIError], oddities: Collection[str]
+) -> Response:
+    return meaning(request, error).response(oddities)

@@ -6,6 +6,7 @@ the input is read line by line from where the last call stopped, the outputs are
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from airflow_openai_batch.emulator import ids
-from airflow_openai_batch.emulator.endpoints import Answer, failure
+from airflow_openai_batch.emulator.endpoints import Answer, canonical, failure
 from airflow_openai_batch.emulator.faults import Failing, LineFault
 from airflow_openai_batch.emulator.ledger import body_hash
+from airflow_openai_batch.emulator.oddities import shown_line
 from airflow_openai_batch.emulator.text_answers import Usage
 
 if TYPE_CHECKING:
@@ -67,14 +69,19 @@ class Shuffler:
                 self._size -= len(out[-1])
         self._write(out)
 
-    def close(self, *, empty: bool) -> Path | None:
-        """Write what is left and return the file, ``None`` if there is none."""
+    def close(self, *, empty: bool, newline: bool = True) -> Path | None:
+        """Write what is left and return the file, ``None`` if there is none.
+
+        :param newline: whether the last line has one.
+        """
         first = self._buffer[:1]
         self._random.shuffle(self._buffer)
         if len(self._buffer) > 1 and self._buffer[:1] == first:
             self._buffer.append(self._buffer.pop(0))
         self._write(self._buffer)
         self._buffer, self._size = [], 0
+        if not newline and self.written:
+            os.truncate(self.path, self.path.stat().st_size - 1)
         if empty:
             self.path.touch()
         return self.path if empty or self.written else None
@@ -92,10 +99,21 @@ class Rows:
 
     :param output: where the lines of 200s go.
     :param errors: where all other lines go.
+    :param oddities: of the server, as far as its files are concerned.
     """
 
-    def __init__(self, batch: Batch, endpoints: Endpoints, ledger: Ledger, output: Path, errors: Path) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        endpoints: Endpoints,
+        ledger: Ledger,
+        output: Path,
+        errors: Path,
+        *,
+        oddities: frozenset[str] = frozenset(),
+    ) -> None:
         self._batch = batch
+        self._oddities = oddities
         self._endpoints = endpoints
         self._ledger = ledger
         self._output = Shuffler(output)
@@ -123,9 +141,9 @@ class Rows:
             self.done += 1
             answer = self._answer(raw, request)
             action = self._action(answer)
-            lines = _act(_line(request["custom_id"], answer), action)
+            lines = _act(self._line(request["custom_id"], answer), action)
             if action == "stray":
-                lines.append(_line(f"stray-{self.done}", answer))
+                lines.append(self._line(f"stray-{self.done}", answer))
             if answer.status == _OK:
                 fate = {"lost": "lost", "garbled": "garbled"}.get(action, "billed")
                 output += lines
@@ -151,11 +169,11 @@ class Rows:
         totals.output_tokens += counts["output_tokens"]
 
     def _answer(self, raw: bytes, request: dict[str, Any]) -> Answer:
-        failing = self._batch.fault(Failing)
+        failing, url = self._batch.fault(Failing), canonical(request["url"])
         if failing is not None and failing.hits(self.done):
             error = failure(failing.status)
-            return Answer(error.status, error.body(), Usage(), body_hash(request["url"], request["body"]), None)
-        return self._endpoints.answer(request["url"], raw, request["body"])
+            return Answer(error.status, error.body(), Usage(), body_hash(url, request["body"]), None)
+        return self._endpoints.answer(url, raw, request["body"])
 
     def _action(self, answer: Answer) -> str:
         if answer.line_action:
@@ -167,7 +185,7 @@ class Rows:
         """Write every row that hasn't run to the error file, with ``code`` and the service's message for it."""
         number = 0
         for raw in self._requests():
-            self._errors.add([_not_run(orjson.loads(raw)["custom_id"], code)])
+            self._errors.add([self._not_run(orjson.loads(raw)["custom_id"], code)])
             number += 1
         self._ledger.count_rows({"not_run": number})
 
@@ -176,27 +194,27 @@ class Rows:
 
         :param empty: make files without lines too, instead of returning ``None`` for them.
         """
-        output, errors = (target.close(empty=empty) for target in (self._output, self._errors))
+        ends = "no_last_newline" not in self._oddities
+        output = self._output.close(empty=empty, newline=ends)
+        errors = self._errors.close(empty=empty or "empty_error_file" in self._oddities, newline=ends)
         return output, errors
 
+    def _line(self, custom_id: str, answer: Answer) -> bytes:
+        key = ids.new_id("")
+        if answer.marker is not None and answer.marker.action == "error":
+            return self._not_run(custom_id, answer.marker.value)
+        response = {
+            "status_code": answer.status,
+            "request_id": f"req_{key}" if answer.status else "",
+            "body": answer.body if answer.status else None,
+        }
+        line = {"id": f"batch_req_{key}", "custom_id": custom_id, "response": response, "error": None}
+        return shown_line(line, self._oddities)
 
-def _line(custom_id: str, answer: Answer) -> bytes:
-    key = ids.new_id("")
-    if answer.marker is not None and answer.marker.action == "error":
-        return _not_run(custom_id, answer.marker.value)
-    response = {
-        "status_code": answer.status,
-        "request_id": f"req_{key}" if answer.status else "",
-        "body": answer.body if answer.status else None,
-    }
-    line = {"id": f"batch_req_{key}", "custom_id": custom_id, "response": response, "error": None}
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _not_run(custom_id: str, code: str) -> bytes:
-    error = {"code": code, "message": NOT_RUN.get(code, "This request was not executed.")}
-    line = {"id": ids.new_id("batch_req_"), "custom_id": custom_id, "response": None, "error": error}
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    def _not_run(self, custom_id: str, code: str) -> bytes:
+        error = {"code": code, "message": NOT_RUN.get(code, "This request was not executed.")}
+        line = {"id": ids.new_id("batch_req_"), "custom_id": custom_id, "response": None, "error": error}
+        return shown_line(line, self._oddities)
 
 
 def _act(line: bytes, action: str) -> list[bytes]:

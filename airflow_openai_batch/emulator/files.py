@@ -16,6 +16,7 @@ import orjson
 
 from airflow_openai_batch.emulator import ids
 from airflow_openai_batch.emulator.errors import APIError
+from airflow_openai_batch.emulator.projects import PROJECT, is_visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,6 +88,8 @@ class StoredFile:
     """A file that exists.
 
     :param hidden_until: moment of the monotonic clock before which batches can't find the file (a fault).
+    :param pending_until: moment of the monotonic clock before which it isn't processed (an oddity).
+    :param project: whose it is.
     :param pins: batches that read it now.
     """
 
@@ -98,8 +101,15 @@ class StoredFile:
     created_at: int
     expires_at: int | None
     hidden_until: float = 0.0
+    pending_until: float = 0.0
+    project: str = field(default_factory=PROJECT.get)
     pins: int = field(default=0)
     deleted: bool = field(default=False)
+
+    @property
+    def status(self) -> str:
+        """Whether a batch can be made of it yet."""
+        return "pending" if self.pending_until > time.monotonic() else "processed"
 
     def to_json(self) -> dict[str, Any]:
         """Return the API's File object."""
@@ -111,7 +121,7 @@ class StoredFile:
             "expires_at": self.expires_at,
             "filename": self.filename,
             "purpose": self.purpose,
-            "status": "processed",
+            "status": self.status,
             "status_details": None,
         }
 
@@ -190,8 +200,10 @@ class FileStore:
         return file
 
     def find(self, file_id: str) -> StoredFile | None:
-        """Return the file, ``None`` when it doesn't exist, isn't there any more or has expired."""
+        """Return the file, ``None`` when it doesn't exist (any more), has expired, or is another project's."""
         file = self._files.get(file_id)
+        if file is not None and not is_visible(file):
+            return None
         if file is not None and file.expires_at is not None and file.expires_at <= self._clock.now():
             self.delete(file_id)
             return None

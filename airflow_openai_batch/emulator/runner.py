@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from airflow_openai_batch.emulator.errors import APIError
 from airflow_openai_batch.emulator.execution import Rows
 from airflow_openai_batch.emulator.faults import EmptyFiles, Expire, Fail, Stuck, TokenLag
+from airflow_openai_batch.emulator.oddities import shown_issue
 from airflow_openai_batch.emulator.text_answers import snapshot
 from airflow_openai_batch.emulator.validation import Report, batch_error, validate
 
@@ -131,8 +133,18 @@ class Runner:
         batch.status = status
         self._ledger.batch_changed(batch.id, status=status)
 
+    async def check_limit(self, path: Path, endpoint: str) -> None:
+        """Raise Azure's refusal of a batch for which the queue is too full at this moment."""
+        if not self._settings.token_limits:
+            return
+        report = await self._in_thread(validate, path, endpoint, self._settings)
+        error = None if report.errors else self._queue.refusal(report.model or "", report.tokens)
+        if error is not None:
+            envelope = {"errors": {"data": [error], "object": "list"}}
+            raise APIError(400, str(error["message"]), envelope=envelope)
+
     def _fail(self, batch: Batch, errors: list[dict[str, str | int | None]]) -> None:
-        batch.errors = errors
+        batch.errors = [shown_issue(error, self._settings.oddities) for error in errors]
         self._enter(batch, "failed")
 
     async def _wait(self, batch: Batch, seconds: float) -> bool:
@@ -176,7 +188,8 @@ class Runner:
 
     async def _work(self, batch: Batch) -> None:
         scratch = self._files.scratch()
-        rows = Rows(batch, self._endpoints, self._ledger, scratch.with_suffix(".output"), scratch.with_suffix(".error"))
+        output, errors = scratch.with_suffix(".output"), scratch.with_suffix(".error")
+        rows = Rows(batch, self._endpoints, self._ledger, output, errors, oddities=self._settings.oddities)
         over = await self._run_rows(batch, rows)
         await self._hang(batch, "in_progress")
         over = over or batch.cancelled
@@ -187,11 +200,11 @@ class Runner:
             await self._hang(batch, "finalizing")
             await self._pause(batch, self._settings.finalizing)
         empty = batch.fault(EmptyFiles) is not None
-        output, errors = await self._in_thread(partial(rows.close, empty=empty))
+        done, failed = await self._in_thread(partial(rows.close, empty=empty))
         if batch.cancelled:
             await self._linger(batch)
-        batch.output_file_id = self._publish(batch, output, "output")
-        batch.error_file_id = self._publish(batch, errors, "error")
+        batch.output_file_id = self._publish(batch, done, "output")
+        batch.error_file_id = self._publish(batch, failed, "error")
         self._enter(batch, "cancelled" if batch.cancelled else "expired" if over else "completed")
 
     async def _run_rows(self, batch: Batch, rows: Rows) -> bool:

@@ -42,7 +42,7 @@ class RunningEmulator:
     """An emulator that is answering.
 
     :param port: where it listens.
-    :param base_url: what the SDK's client takes, e.g. ``http://127.0.0.1:40123/v1``.
+    :param base_url: what the SDK's client takes, e.g. ``http://127.0.0.1:40123/v1``; of the v1 style in mode ``azure``.
     :param ledger: what it was asked and what it billed.
     """
 
@@ -54,7 +54,7 @@ class RunningEmulator:
     @property
     def base_url(self) -> str:
         """The address of the API."""
-        return f"{self.url}/v1"
+        return f"{self.url}{prefix(self.state.settings)}"
 
     @property
     def url(self) -> str:
@@ -69,6 +69,11 @@ class RunningEmulator:
     def clear_faults(self) -> None:
         """Forget all faults."""
         self.state.faults.clear()
+
+
+def prefix(settings: Settings) -> str:
+    """Return the path below which the API is."""
+    return "/openai/v1" if settings.mode == "azure" else "/v1"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -113,7 +118,7 @@ def serve(settings: Settings) -> None:
         # From here on connections wait in the socket's queue, so that the line may be believed.
         bound.listen()
         shown = f"[{host}]" if ":" in host else host
-        print(f"OpenAI Batch API emulator (no real model) on http://{shown}:{port}/v1", flush=True)  # noqa: T201 - the start-up line
+        print(f"OpenAI Batch API emulator (no real model) on http://{shown}:{port}{prefix(settings)}", flush=True)  # noqa: T201 - the start-up line
         server_for(app).run(sockets=[bound])
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_openai_batch.emulator.oddities import MODES, ODDITIES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -20,6 +22,7 @@ DAY = 86_400
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_BATCH_BYTES = 200 * 1024 * 1024
 MAX_REQUESTS = 50_000
+MAX_AZURE_REQUESTS = 100_000
 MAX_EMBEDDING_INPUTS = 50_000
 
 _CHAT = """
@@ -60,8 +63,12 @@ class Settings:
 
     :param host: address to listen on.
     :param port: port to listen on; 0 picks a free one.
+    :param mode: ``openai``, ``azure``, or ``gateway`` for an odd one.
+    :param oddity: oddities besides the mode's, by name.
     :param data: directory for the bytes of files, kept at exit. Default: a temporary one, removed at exit.
-    :param key: API keys that are accepted. Empty: every key that begins with ``sk-``.
+    :param key: API keys that are accepted, or ``KEY=PROJECT``: a key sees what its project's keys made. Empty: every
+        key that begins with ``sk-``; in mode ``azure`` every one of at least 32 characters that doesn't.
+    :param token: Entra tokens that are accepted in mode ``azure``. Empty: every one that begins with ``eyJ``.
     :param models: models that exist.
     :param responder: ``auto``, ``echo``, ``sentiment``, ``module:attr``, or (from Python) the object itself.
     :param validating: least seconds that a batch is ``validating``.
@@ -75,7 +82,8 @@ class Settings:
     :param batches_per_hour: creates accepted in an hour. Default: no limit (the service: 2,000).
     :param max_file_bytes: greatest size of a file.
     :param max_batch_bytes: greatest size of a batch's input file.
-    :param max_requests: most requests in a batch.
+    :param max_requests: most requests in a batch. Default: 50,000; in mode ``azure`` 100,000.
+    :param file_processing: seconds that a file is ``pending`` after its upload, where files are.
     :param max_embedding_inputs: most embedding inputs in a batch.
     :param fault: faults active from the start, in the forms that ``faults.parse`` takes.
     :param organization: organization id that headers and messages name.
@@ -84,14 +92,18 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 0
+    mode: str = "openai"
+    oddity: str | Sequence[str] = ()
     data: Path | str | None = None
     key: str | Sequence[str] = ()
+    token: str | Sequence[str] = ()
     models: str | Sequence[str] = DEFAULT_MODELS
     responder: str | Callable[[Prompt], str] = "auto"
     validating: float = 1.0
     in_progress: float = 3.0
     finalizing: float = 1.0
     cancelling: float = 1.0
+    file_processing: float = 1.0
     rows_per_second: float | None = None
     window: float = DAY
     token_limit: str | int | Sequence[str | int] = ()
@@ -99,23 +111,39 @@ class Settings:
     batches_per_hour: int | None = None
     max_file_bytes: int = MAX_FILE_BYTES
     max_batch_bytes: int = MAX_BATCH_BYTES
-    max_requests: int = MAX_REQUESTS
+    max_requests: int | None = None
     max_embedding_inputs: int = MAX_EMBEDDING_INPUTS
     fault: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = ()
     organization: str = "org-emulated"
     project: str = "proj_emulated"
     known_models: frozenset[str] = field(init=False, repr=False)
     token_limits: Mapping[str, int] = field(init=False, repr=False)
+    oddities: frozenset[str] = field(init=False, repr=False)
+    projects: Mapping[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("key", "models", "fault"):
+        for name in ("key", "token", "models", "fault", "oddity"):
             value = getattr(self, name)
             if isinstance(value, (str, Mapping)):
                 object.__setattr__(self, name, (value,))
         object.__setattr__(self, "known_models", frozenset(self.models))
+        keys = (given.partition("=") for given in self.key)
+        object.__setattr__(self, "projects", {key: project or self.project for key, _, project in keys})
+        if self.mode not in MODES:
+            raise ValueError(f"Not a mode: {self.mode!r}; there are {', '.join(MODES)}")
+        if unknown := set(self.oddity) - ODDITIES:
+            raise ValueError(f"Not an oddity: {', '.join(sorted(unknown))}; there are {', '.join(sorted(ODDITIES))}")
+        object.__setattr__(self, "oddities", MODES[self.mode] | frozenset(self.oddity))
         limits = self.token_limit
         limits = (limits,) if isinstance(limits, (str, int)) else limits
         object.__setattr__(self, "token_limits", parse_token_limits(limits))
+
+    @property
+    def requests_limit(self) -> int:
+        """Most requests in a batch."""
+        if self.max_requests is not None:
+            return self.max_requests
+        return MAX_AZURE_REQUESTS if self.mode == "azure" else MAX_REQUESTS
 
     def limit_of(self, model: str) -> int | None:
         """Return how many tokens ``model`` may have enqueued, ``None`` for any number."""

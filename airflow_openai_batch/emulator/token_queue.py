@@ -26,12 +26,20 @@ class TokenQueue:
 
     def enqueue(self, model: str, tokens: int) -> dict[str, str | int | None] | None:
         """Take ``tokens`` into the queue of ``model``, or return the error that fails the batch."""
+        error = self.refusal(model, tokens)
+        if error is None:
+            self._held[model] += tokens
+        return error
+
+    def refusal(self, model: str, tokens: int) -> dict[str, str | int | None] | None:
+        """Return the error of a batch for which there is no room, ``None`` where there is."""
         self._settle()
         limit = self._settings.limit_of(model)
-        if limit is not None and self._held[model] + tokens > limit:
-            return limit_error(model, limit, self._settings.organization)
-        self._held[model] += tokens
-        return None
+        if limit is None or self._held[model] + tokens <= limit:
+            return None
+        if "azure_words" in self._settings.oddities:
+            return azure_limit_error(model, limit)
+        return limit_error(model, limit, self._settings.organization)
 
     def release(self, model: str, tokens: int, lag: float) -> None:
         """Let ``tokens`` go after ``lag`` seconds."""
@@ -56,5 +64,15 @@ def limit_error(model: str, limit: int, organization: str) -> dict[str, str | in
     message = (
         f"Enqueued token limit reached for {model} in organization {organization}. Limit: {limit:,} enqueued tokens. "
         "Please try again once some in_progress batches have been completed."
+    )
+    return batch_error("token_limit_exceeded", message)
+
+
+def azure_limit_error(deployment: str, limit: int) -> dict[str, str | int | None]:
+    """Return the same in Azure's words, which count in thousands."""
+    shown = str(limit) if limit % 1_000 else f"{limit // 1_000}K"
+    message = (
+        f"The number of enqueued tokens has surpassed the configured limit of {shown} for the deployment "
+        f"'{deployment}'. Please either increase the limit or try again once the current jobs have finished."
     )
     return batch_error("token_limit_exceeded", message)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from airflow_openai_batch.emulator import prompts, tokens
-from airflow_openai_batch.emulator.endpoints import PAYLOADS
+from airflow_openai_batch.emulator.endpoints import PAYLOADS, canonical
+from airflow_openai_batch.emulator.oddities import MAX_ID
 from airflow_openai_batch.emulator.other_answers import embedding_inputs
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class _BadLineError(Exception):
 class _Check:
     def __init__(self, endpoint: str, settings: Settings) -> None:
         self._endpoint = endpoint
+        self._known = canonical(endpoint)
         self._settings = settings
         self._counting = bool(settings.token_limits)
         self._ids: set[str] = set()
@@ -106,6 +108,9 @@ class _Check:
         if request["custom_id"] in self._ids:
             raise _BadLineError("duplicate_custom_id", DUPLICATE, "custom_id")
         self._ids.add(request["custom_id"])
+        if "short_ids" in self._settings.oddities and len(request["custom_id"]) > MAX_ID:
+            message = f"Invalid 'custom_id': longer than {MAX_ID} characters."
+            raise _BadLineError("string_above_max_length", message, "custom_id")
         if request["method"] != "POST":
             message = f"Invalid method: '{request['method']}'. Supported values are: 'POST'."
             raise _BadLineError("invalid_method", message, "method")
@@ -129,26 +134,26 @@ class _Check:
                 "Each batch must contain requests for a single model."
             )
             raise _BadLineError("mismatched_model", message, "body.model")
-        payload = PAYLOADS[self._endpoint]
+        payload = PAYLOADS[self._known]
         if body.get(payload) is None:
             raise _BadLineError("invalid_request", f"{payload.capitalize()} parameter is required.", f"body.{payload}")
         if body.get("stream"):
-            prefix = _STREAMERS.get(self._endpoint, "")
+            prefix = _STREAMERS.get(self._known, "")
             raise _BadLineError("streaming_unsupported", f"{prefix}{STREAMING}", "body.stream")
-        if self._endpoint == "/v1/embeddings":
+        if self._known == "/v1/embeddings":
             self._inputs += len(embedding_inputs(body["input"]))
         if self._counting:
-            self.report.tokens += tokens.count(*prompts.texts(self._endpoint, body))
+            self.report.tokens += tokens.count(*prompts.texts(self._known, body))
 
     def whole(self) -> None:
         """Check what concerns the file and no line of it."""
         settings, report = self._settings, self.report
         if not report.rows:
             report.errors.append(batch_error("empty_file", EMPTY_FILE))
-        if report.rows > settings.max_requests:
+        if report.rows > settings.requests_limit:
             message = (
                 f"The number of requests in the input file ({report.rows}) exceeds the maximum of "
-                f"{settings.max_requests:,} for a batch."
+                f"{settings.requests_limit:,} for a batch."
             )
             report.errors.insert(0, batch_error("too_many_tasks", message))
         if self._inputs > settings.max_embedding_inputs:

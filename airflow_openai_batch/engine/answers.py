@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jsonlines
 import orjson
 
-from airflow_openai_batch.engine.models import Status, Usage
+from airflow_openai_batch.engine.models import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,6 +29,7 @@ class Answer(NamedTuple):
 
     :param may_repeat: whether the same request could end otherwise; False once it was answered for good.
     :param output: text, parsed JSON, an embedding, or the body where there is no shorter form.
+    :param usage: the fields of :class:`~models.Usage`.
     """
 
     wire: str
@@ -37,7 +38,7 @@ class Answer(NamedTuple):
     output: Any = None
     finish_reason: str | None = None
     model: str | None = None
-    usage: Usage | None = None
+    usage: dict[str, int] | None = None
     error: dict[str, Any] | None = None
 
 
@@ -70,19 +71,31 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
     """
     wire = value["custom_id"]
     error, response = value.get("error"), value.get("response")
-    if error:
+    if error and not _is_good(response):
         return _not_run(wire, error)
     if not isinstance(response, dict):
         return _failed(wire, None, {"code": "no_response", "message": "the line has neither response nor error"})
-    body = _body(response.get("body"))
-    status = response.get("status_code")
-    status = status if isinstance(status, int) else 0
+    body, status = response.get("body"), response.get("status_code")
+    if isinstance(body, str):
+        body = _body(body)
+    if not isinstance(status, int):
+        status = _status(status)
     if status not in _GOOD_HTTP:
         return _failed(wire, status, _error_of(body))
     if not isinstance(body, dict):
         problem = {"code": "invalid_body", "message": "the answer's body isn't an object", "status_code": status}
         return Answer(wire, "invalid", may_repeat=True, output=body, error=problem)
     return _answered(wire, body, check)
+
+
+def _status(status: Any) -> int:
+    return int(status) if isinstance(status, str) and status.isdecimal() else 0
+
+
+def _is_good(response: Any) -> bool:
+    """Whether a line has an answer, which was paid for, whatever it has beside it."""
+    status = response.get("status_code") if isinstance(response, dict) else None
+    return (status if isinstance(status, int) else _status(status)) in _GOOD_HTTP
 
 
 def _not_run(wire: str, error: Any) -> Answer:
@@ -105,13 +118,11 @@ def _failed(wire: str, status: int | None, error: dict[str, Any]) -> Answer:
     return Answer(wire, "failed", may_repeat=passing, error=told)
 
 
-def _body(body: Any) -> Any:
-    if isinstance(body, str):
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return body
-    return body
+def _body(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
 
 
 def _error_of(body: Any) -> dict[str, Any]:
@@ -129,23 +140,25 @@ def _answered(wire: str, body: dict[str, Any], check: Check | None) -> Answer:
         status, output, reason = "invalid", body, None
         error: dict[str, Any] | None = {"code": "invalid_body", "message": f"unexpected shape: {problem!r}"}
     else:
-        error = _error_of(body) if status == "failed" else None
-    if status == "refused":
-        error = {"code": "refusal", "message": output}
-        output = None
-    # What is no text (tool calls, several choices) has no schema to fit, and asking again would be paid again.
-    if status == "succeeded" and check is not None and (output is None or isinstance(output, str)):
-        status, output, error = _structured(output, check)
+        error = None
+        if status == "failed":
+            error = _error_of(body)
+        elif status == "refused":
+            error = {"code": "refusal", "message": output}
+            output = None
+        # What is no text (tool calls, several choices) has no schema to fit, and asking again would be paid again.
+        elif check is not None and status == "succeeded" and (output is None or isinstance(output, str)):
+            status, output, error = _structured(output, check)
     model = body.get("model")
     return Answer(
         wire,
         status,
-        may_repeat=status in {"invalid", "failed"},
-        output=output,
-        finish_reason=reason,
-        model=model if isinstance(model, str) else None,
-        usage=usage_of(body.get("usage")),
-        error=error,
+        status in {"invalid", "failed"},
+        output,
+        reason,
+        model if isinstance(model, str) else None,
+        usage_of(body.get("usage")),
+        error,
     )
 
 
@@ -230,30 +243,28 @@ _SHAPES: dict[str, Callable[[dict[str, Any]], _Reading]] = {
 }
 
 
-def usage_of(usage: Any) -> Usage | None:
-    """Return tokens under one set of names, whichever endpoint they came from."""
+def usage_of(usage: Any) -> dict[str, int] | None:
+    """Return the fields of :class:`~models.Usage`, whichever names the endpoint has for them."""
     if not isinstance(usage, dict):
         return None
-    inputs = _number(usage, "input_tokens", "prompt_tokens")
-    outputs = _number(usage, "output_tokens", "completion_tokens")
-    return Usage(
-        inputs,
-        _detail(usage, "input_tokens_details", "prompt_tokens_details", "cached_tokens"),
-        outputs,
-        _detail(usage, "output_tokens_details", "completion_tokens_details", "reasoning_tokens"),
-        _number(usage, "total_tokens", "total_tokens") or inputs + outputs,
-    )
+    get = usage.get
+    inputs, outputs, total = get("prompt_tokens"), get("completion_tokens"), get("total_tokens")
+    into, out_of = get("prompt_tokens_details"), get("completion_tokens_details")
+    if "input_tokens" in usage or "output_tokens" in usage:
+        inputs, outputs = _first(get("input_tokens"), inputs), _first(get("output_tokens"), outputs)
+        into, out_of = get("input_tokens_details") or into, get("output_tokens_details") or out_of
+    inputs = inputs if isinstance(inputs, int) else 0
+    outputs = outputs if isinstance(outputs, int) else 0
+    cached = into.get("cached_tokens") if isinstance(into, dict) else 0
+    reasoning = out_of.get("reasoning_tokens") if isinstance(out_of, dict) else 0
+    return {
+        "input_tokens": inputs,
+        "cached_tokens": cached if isinstance(cached, int) else 0,
+        "output_tokens": outputs,
+        "reasoning_tokens": reasoning if isinstance(reasoning, int) else 0,
+        "total_tokens": total if isinstance(total, int) and total else inputs + outputs,
+    }
 
 
-def _number(usage: dict[str, Any], name: str, other: str) -> int:
-    value = usage.get(name)
-    if not isinstance(value, int):
-        value = usage.get(other)
-    return value if isinstance(value, int) else 0
-
-
-def _detail(usage: dict[str, Any], group: str, other: str, name: str) -> int:
-    details = usage.get(group)
-    if not isinstance(details, dict):
-        details = usage.get(other)
-    return _number(details, name, name) if isinstance(details, dict) else 0
+def _first(value: Any, other: Any) -> Any:
+    return value if isinstance(value, int) else other

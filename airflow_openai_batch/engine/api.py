@@ -25,6 +25,10 @@ class BatchAPI(Protocol):
         """Return the uploaded files of that name, looking back to ``since`` (seconds of the epoch)."""
         ...
 
+    def find_file(self, file_id: str) -> RemoteFile | None:
+        """Return a file, None where it isn't there for this key."""
+        ...
+
     def delete_file(self, file_id: str) -> None:
         """Delete a file; one that isn't there is no error."""
         ...

@@ -1,14 +1,16 @@
-"""Writing to a remote file goes on while the next lines are made, in one thread, a few pieces behind."""
+"""Writing goes on while the next lines are made, in one thread, a few pieces behind."""
 
 from __future__ import annotations
 
 import io
 import queue
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any, BinaryIO
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 MOST_BEHIND = 8
 """Pieces that may wait to be written; with those of a megabyte that the engine writes, as many megabytes."""
@@ -19,24 +21,25 @@ class WriteBehind(io.RawIOBase):
 
     An error of the thread is raised by the next write, or by :meth:`finish`.
 
-    :param target: the file; nobody else may write to it meanwhile.
+    :param take: writes a piece; called by the thread, one piece after the other.
+    :ivar error: what went wrong in the thread.
     """
 
-    def __init__(self, target: BinaryIO) -> None:
-        self._target = target
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
         self._pieces: queue.Queue[bytes | None] = queue.Queue(MOST_BEHIND)
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._given_up = False
         self._thread = threading.Thread(target=self._run, name="openai-batch-write", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while (piece := self._pieces.get()) is not None:
-            if self._error is None and not self._given_up:
+            if self.error is None and not self._given_up:
                 try:
-                    self._target.write(piece)
+                    self._take(piece)
                 except BaseException as error:  # noqa: BLE001 - raised by whoever writes next
-                    self._error = error
+                    self.error = error
 
     def writable(self) -> bool:
         """Whether it can be written to."""
@@ -44,8 +47,8 @@ class WriteBehind(io.RawIOBase):
 
     def write(self, piece: Any) -> int:
         """Take a piece; waits while too many are behind."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         self._pieces.put(bytes(piece))
         return len(piece)
 
@@ -53,8 +56,8 @@ class WriteBehind(io.RawIOBase):
         """Return when all is written."""
         self._pieces.put(None)
         self._thread.join()
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def give_up(self) -> None:
         """Write nothing more; returns when the write under way has ended."""
@@ -62,3 +65,15 @@ class WriteBehind(io.RawIOBase):
         if self._thread.is_alive():
             self._pieces.put(None)
             self._thread.join()
+
+
+@contextmanager
+def written_behind(take: Callable[[bytes], object]) -> Iterator[WriteBehind]:
+    """Give what writes behind; all is written when the block ends, nothing more when it breaks."""
+    behind = WriteBehind(take)
+    try:
+        yield behind
+    except BaseException:
+        behind.give_up()
+        raise
+    behind.finish()

@@ -13,11 +13,12 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_openai_batch.engine.answers import Check, parse_line, read_line
+from airflow_openai_batch.engine.answers import Check, parse_line, parse_lines, read_line
 from airflow_openai_batch.engine.models import Attempt, BatchIssue, BatchSnapshot, EndRecord, RowIssue, Shard, Usage
 from airflow_openai_batch.engine.planner import SHARDS
+from airflow_openai_batch.engine.raws import RAW
 from airflow_openai_batch.engine.requests import row_of
-from airflow_openai_batch.engine.results import RAW, absent
+from airflow_openai_batch.engine.results import absent
 from airflow_openai_batch.engine.rounds import compress, expand
 from airflow_openai_batch.exceptions import NotFoundError
 
@@ -40,13 +41,18 @@ class _Count:
     rows: dict[str, int] = field(default_factory=dict)
     open: dict[str, list[int]] = field(default_factory=dict)
     noise: dict[str, int] = field(default_factory=lambda: {"duplicate": 0, "unknown": 0, "unreadable": 0})
-    usage: dict[str, Usage] = field(default_factory=dict)
+    usage: dict[str, dict[str, int]] = field(default_factory=dict)
     answered: int = 0
 
     def add(self, row: int, status: str, *, may_repeat: bool, open_as: str = "") -> None:
         self.rows[status] = self.rows.get(status, 0) + 1
         if may_repeat:
             self.open.setdefault(open_as or status, []).append(row)
+
+    def add_usage(self, model: str, tokens: dict[str, int]) -> None:
+        total = self.usage.setdefault(model, dict.fromkeys(tokens, 0))
+        for name, number in tokens.items():
+            total[name] += number
 
 
 class Collector:
@@ -83,7 +89,7 @@ class Collector:
             rows={},
             open={},
             answered=count.answered,
-            usage=count.usage,
+            usage={model: Usage(**tokens) for model, tokens in count.usage.items()},
             noise=count.noise,
             issues=issues,
             failure=failure,
@@ -116,24 +122,21 @@ class Collector:
         return size
 
     def _scan(self, lines: BinaryIO, shard: Shard, count: _Count, seen: set[str]) -> None:
-        for line in lines:
-            if not line.strip():
-                continue
-            value = parse_line(line)
+        for value in parse_lines(lines):
             if value is None:
                 count.noise["unreadable"] += 1
                 continue
-            answer = read_line(value, self._check)
-            row: int | None = 0 if self._foreign else row_of(answer.wire)
+            wire = value["custom_id"]
+            row: int | None = 0 if self._foreign else row_of(wire)
             if row is None or not (self._foreign or self._holds(shard, row)):
                 count.noise["unknown"] += 1
-            elif answer.wire in seen:
+            elif wire in seen:
                 count.noise["duplicate"] += 1
             else:
-                seen.add(answer.wire)
+                seen.add(wire)
+                answer = read_line(value, self._check)
                 if answer.usage is not None:
-                    model = shard.model or answer.model or ""
-                    count.usage[model] = count.usage.get(model, Usage()) + answer.usage
+                    count.add_usage(shard.model or answer.model or "", answer.usage)
                 count.answered += answer.status not in {"expired", "cancelled"}
                 count.add(row, answer.status, may_repeat=answer.may_repeat)
 

@@ -44,7 +44,12 @@ class JobSpec:
     :param timeout: seconds from the first submission, None for no limit.
     :param delete_files: delete the job's files at OpenAI once all of it is landed.
     :param output_expires_after: seconds after which OpenAI drops output files, None for its default.
+    :param result_format: of the results' files (:data:`~models.RESULT_FORMATS`); None: the one that they have already,
+        or that the job was begun with.
+    :param url: how requests and batches name the endpoint, where the server has another path for it.
     :param on_input_change: ``fail``, or ``restart``: cancel what runs, keep the old folder under a dated name.
+    :param single_writer: the user makes sure that one process at a time works on the destination, so a store without
+        exclusive create will do.
     """
 
     request: RequestSpec = field(default_factory=RequestSpec)
@@ -58,7 +63,10 @@ class JobSpec:
     timeout: float | None = None
     delete_files: bool = True
     output_expires_after: int | None = None
+    result_format: str | None = "jsonl"
+    url: str | None = None
     on_input_change: Literal["fail", "restart"] = "fail"
+    single_writer: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """Return what a change of must not go unnoticed: it would make other requests, or other results."""
@@ -70,6 +78,9 @@ class JobSpec:
             "endpoint": request.endpoint,
             "body": request.body,
             "response_format": request.response_format,
+            "image_columns": request.image_columns,
+            "image_root": request.image_root,
+            "image_detail": request.image_detail,
             "completion_window": self.completion_window,
         }
 
@@ -116,6 +127,7 @@ class Job:
         resumed: bool = False,
     ) -> None:
         self.store = store
+        store.single_writer = spec.single_writer
         self.api = api
         self.spec = spec
         self.clock = clock
@@ -169,8 +181,9 @@ class Job:
         """Ask for the cancellation of all batches in flight; their finished rows are collected as ever.
 
         :param again: whether the unfinished rows go again when the job goes on.
+        :raises NotFoundError: some aren't there for this key; all others were cancelled.
         """
-        cancelled = []
+        cancelled, missing = [], []
         for attempt in self.journal.state(self.known()).in_flight():
             if attempt.batch is None:
                 continue
@@ -179,8 +192,11 @@ class Job:
                 self.api.cancel_batch(attempt.batch.batch_id)
             except NotFoundError as error:
                 log.warning("%s", error)
+                missing.append(error)
             else:
                 cancelled.append(attempt.batch.batch_id)
+        if missing:
+            raise NotFoundError(f"{missing[0]}. It may run on and bill", status=missing[0].status) from missing[0]
         return tuple(cancelled)
 
     def _give_up_old(self) -> None:

@@ -7,6 +7,7 @@ each created exclusively and never changed::
 
     _job/batches/00000.r0.a0.upload.json   a file of a name that is known may now exist at OpenAI
     _job/batches/00000.r0.a0.intent.json   its id; a batch with this key's metadata may now exist
+    _job/batches/00000.r0.a0.doom.json     the create is given up: the file is there and will be deleted
     _job/batches/00000.r0.a0.fence.json    the file was deleted, so that no create of this attempt can succeed any more
     _job/batches/00000.r0.a0.batch.json    the batch's id: created by us, or found by its metadata
     _job/batches/00000.r0.a0.cancel.json   we asked for its cancellation
@@ -33,6 +34,7 @@ from airflow_openai_batch.engine.models import (
     Attempt,
     BatchRecord,
     CancelRecord,
+    DoomRecord,
     EndRecord,
     FenceRecord,
     IntentRecord,
@@ -45,7 +47,7 @@ from airflow_openai_batch.engine.models import (
     UploadRecord,
     VoidRecord,
 )
-from airflow_openai_batch.exceptions import JournalError
+from airflow_openai_batch.exceptions import ExclusiveCreateError, JournalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,7 +66,7 @@ _DIGEST = "_job/digest.json"
 _ROUNDS = "_job/rounds"
 _BATCHES = "_job/batches"
 _PLANS = "_job/plans"
-_ENTRY = re.compile(r"(\d{5,})\.r(\d+)\.a(\d+)\.(upload|intent|fence|batch|cancel|void|end)\.json")
+_ENTRY = re.compile(r"(\d{5,})\.r(\d+)\.a(\d+)\.(upload|intent|doom|fence|batch|cancel|void|end)\.json")
 _SPLIT = re.compile(r"\d+\.\d+\.split\.json")
 
 DIGEST_EVERY = 16
@@ -73,6 +75,7 @@ DIGEST_EVERY = 16
 _KINDS: dict[str, type[Any]] = {
     "upload": UploadRecord,
     "intent": IntentRecord,
+    "doom": DoomRecord,
     "fence": FenceRecord,
     "batch": BatchRecord,
     "cancel": CancelRecord,
@@ -84,7 +87,7 @@ _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (JobRecord, OwnerRecord, RoundRecord, SplitRecord, *_KINDS.values())
 }
 
-Record = UploadRecord | IntentRecord | FenceRecord | BatchRecord | CancelRecord | VoidRecord | EndRecord
+Record = UploadRecord | IntentRecord | DoomRecord | FenceRecord | BatchRecord | CancelRecord | VoidRecord | EndRecord
 _T = TypeVar("_T")
 
 
@@ -193,10 +196,19 @@ class Journal:
         return self._create(f"{_OWNERS}/{number}.json", record)
 
     def claim_plan(self) -> int:
-        """Begin to plan; whoever has begun before and is still at it is overtaken."""
+        """Begin to plan; whoever has begun before and is still at it is overtaken.
+
+        :raises ExclusiveCreateError: the store can't keep two planners apart.
+        """
         while True:
             number = self._newest_claim() + 1
-            if self._store.create(f"{_PLANS}/{number}.json", b"{}"):
+            name = f"{_PLANS}/{number}.json"
+            if self._store.create(name, b"{}"):
+                try:
+                    self._store.prove_exclusive(name, b"{}")
+                except ExclusiveCreateError:
+                    self.drop_claim(number)
+                    raise
                 return number
 
     def is_its_turn(self, claim: int) -> bool:

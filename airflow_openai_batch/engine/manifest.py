@@ -49,7 +49,7 @@ def build_manifest(record: JobRecord, state: JobState, tally: Tally, now: float)
         "job": record.job,
         "destination": record.destination,
         "results": f"{record.destination}/{RESULTS}",
-        "format": "jsonl",
+        "format": tally.format,
         "files": tally.files,
         "rows": {"total": record.plan.rows, **tally.rows},
         "usage": asdict(sum(usage.values(), Usage())),

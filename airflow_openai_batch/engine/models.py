@@ -25,6 +25,7 @@ STATUSES: tuple[Status, ...] = (
 )
 """Every status that a result can have, as the README lists them."""
 
+RESULT_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "csv")
 TERMINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 """Statuses after which a batch changes no more."""
 
@@ -134,8 +135,7 @@ class Shard:
 class Part:
     """A run of consecutive rows that is landed as one file of results.
 
-    :param digest: BLAKE2b of its joints, so that a row's columns never stand beside another row's answer; empty for a
-        batch that was made elsewhere.
+    :param digest: BLAKE2b of its joints, lest a row's columns stand beside another's answer; empty if made elsewhere.
     """
 
     number: int
@@ -158,8 +158,7 @@ class Plan:
     """What the planner made of the source.
 
     :param rows: requests: rows of the source, times the models where there are several.
-    :param columns: the source's Arrow schema where it has one (serialized, base64), so that results can give columns
-        their types back; else empty.
+    :param columns: the source's Arrow schema (serialized, base64), for the types of results' columns; else empty.
     """
 
     rows: int
@@ -174,8 +173,7 @@ class Plan:
 class JobRecord:
     """``_job/job.json``: who the job is and what was planned. Written once, when the plan is complete.
 
-    :param owner: what identifies the task instance (or any other caller) that planned the job; equal owners are tries
-        of one task.
+    :param owner: what identifies the task instance (or other caller) that planned it; equal owners are tries of one.
     :param parameters: everything that shapes requests or results, so that a change can be named.
     :param settings: what may be changed between tries: rounds, limits, metadata and the like.
     :param listing: fingerprint of the source's files (names, sizes, times), None for other sources.
@@ -266,6 +264,13 @@ class IntentRecord:
 
 
 @dataclass(frozen=True)
+class DoomRecord:
+    """The attempt's file was seen by whoever gives its create up, and is about to be deleted."""
+
+    at: float
+
+
+@dataclass(frozen=True)
 class FenceRecord:
     """The attempt's file was deleted: a create that a process which stood still sends yet is refused."""
 
@@ -294,8 +299,7 @@ class VoidRecord:
 class CancelRecord:
     """The batch's cancellation was asked for.
 
-    :param again: whether its unfinished rows go again when the job goes on: they do when a task was killed and is run
-        anew, they don't when somebody wanted the job to stop.
+    :param again: whether unfinished rows go again when the job goes on: if its task was killed, not if it was to stop.
     """
 
     at: float
@@ -318,8 +322,7 @@ class EndRecord:
 
     :param files: ids of what it left at OpenAI.
     :param rows: results by status, the rows in neither file counted as missing.
-    :param open: by status, the rows that may go again, as ranges; ``blocked`` for those that never ran because their
-        batch failed for others.
+    :param open: by status, rows that may go again, as ranges; ``blocked``: never ran, their batch failed for others.
     :param answered: rows that got an answer, good or bad, in this batch.
     :param noise: lines that belong to no row: ``duplicate``, ``unknown``, ``unreadable``.
     :param issues: rows that failed the batch's validation; ``failure`` is what failed the batch as a whole.
@@ -359,6 +362,7 @@ class Attempt:
     key: Key
     upload: UploadRecord | None = None
     intent: IntentRecord | None = None
+    doom: DoomRecord | None = None
     fence: FenceRecord | None = None
     batch: BatchRecord | None = None
     cancel: CancelRecord | None = None

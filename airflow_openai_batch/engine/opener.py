@@ -147,7 +147,7 @@ class Opener:
         self, store: Store | None, settings: dict[str, Any], its_turn: Callable[[], bool] = lambda: True
     ) -> Planner:
         limits = Limits(settings["requests_per_batch"], settings["bytes_per_batch"], settings["max_enqueued_tokens"])
-        return Planner(store, RequestBuilder(self._spec.request), limits, its_turn)
+        return Planner(store, RequestBuilder(self._spec.request, settings.get("url")), limits, its_turn)
 
     def _changes(self, record: JobRecord, *, same_owner: bool) -> str:
         """Say what differs, or nothing."""

@@ -16,10 +16,12 @@ import hashlib
 from array import array
 from collections import Counter
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import orjson
 
+from airflow_openai_batch.engine.behind import WriteBehind
+from airflow_openai_batch.engine.columns import dump_schema
 from airflow_openai_batch.engine.journal import JOB
 from airflow_openai_batch.engine.models import Part, Plan, Range, Shard, SourceSpan
 from airflow_openai_batch.engine.progress import Progress
@@ -57,76 +59,91 @@ PIECE = 1 << 20
 
 
 class _Sink:
-    """One file being written: gathers lines, counts and digests them."""
+    """One file being written: gathers lines; a thread digests and writes them, neither of which holds Python's lock."""
 
-    def __init__(self, stack: ExitStack, store: Store | None, name: str) -> None:
-        self._file: BinaryIO | None = stack.enter_context(store.publish(name)) if store else None
+    def __init__(self, store: Store | None, name: str) -> None:
+        self._stack = ExitStack()
+        self._file: BinaryIO | None = self._stack.enter_context(store.publish(name)) if store else None
         self._lines: list[bytes] = []
         self._gathered = 0
         self._digest = hashlib.blake2b(digest_size=16)
+        self._behind: WriteBehind | None = None
         self.bytes = 0
 
     def write(self, line: bytes) -> None:
         self._lines.append(line)
-        self._gathered += len(line)
+        size = len(line)
+        self.bytes += size
+        self._gathered += size
         if self._gathered >= PIECE:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        piece = b"".join(self._lines)
-        self._digest.update(piece)
-        if self._file is not None:
-            self._file.write(piece)
-        self.bytes += len(piece)
+    def _flush(self) -> None:
+        if self._behind is None:
+            self._behind = WriteBehind(self._take)
+        self._behind.write(b"".join(self._lines))
         self._lines.clear()
         self._gathered = 0
 
-    def pending(self) -> int:
-        """Bytes written so far, gathered ones included."""
-        return self.bytes + self._gathered
+    def _take(self, piece: bytes) -> None:
+        self._digest.update(piece)
+        if self._file is not None:
+            self._file.write(piece)
 
-    def digest(self) -> str:
+    def close(self) -> str:
+        """Publish the file; return its digest."""
+        if self._behind is None:
+            self._take(b"".join(self._lines))
+        else:
+            self._flush()
+            self._behind.finish()
+        self._stack.close()
         return self._digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        if self._behind is not None:
+            self._behind.give_up()
+        with contextlib.suppress(_AbandonedError):
+            self._stack.__exit__(_AbandonedError, _AbandonedError(), None)
 
 
 class ShardWriter:
     """Writes one shard; ``close`` publishes it and says what is in it."""
 
     def __init__(self, store: Store | None, number: int, round_: int, model: str) -> None:
-        self._stack = ExitStack()
         self._shard = Shard(number, round_, 0, 0, model, 0, 0, (), 0, "")
-        self._sink = _Sink(self._stack, store, f"{SHARDS}/{self._shard.name}")
+        self._sink = _Sink(store, f"{SHARDS}/{self._shard.name}")
         self._spans: list[Range] | None = []
-        self._first = self._last = -1
+        self._first = self._last = self._run = -1
         self.number = number
         self.rows = 0
         self.inputs = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self._sink.pending()
+        self.size = 0
 
     def add(self, row: int, line: bytes, inputs: int) -> None:
         """Append the request of a row; rows come in ascending order."""
         self._sink.write(line)
         self.rows += 1
         self.inputs += inputs
-        if self._spans is not None:
-            if row == self._last + 1 and self._spans:
-                self._spans[-1] = (self._spans[-1][0], row)
-            else:
-                self._spans.append((row, row))
-                if len(self._spans) > MAX_SPANS:
-                    self._spans = None
-        if self._first < 0:
-            self._first = row
+        self.size += len(line)
+        if row != self._last + 1 or self._first < 0:
+            self._end_run()
+            self._run = row
+            if self._first < 0:
+                self._first = row
         self._last = row
+
+    def _end_run(self) -> None:
+        if self._spans is not None and self._run >= 0:
+            self._spans.append((self._run, self._last))
+            if len(self._spans) > MAX_SPANS:
+                self._spans = None
 
     def close(self) -> Shard:
         """Publish the file."""
-        self._sink.flush()
-        self._stack.close()
+        self._end_run()
+        digest = self._sink.close()
         return Shard(
             number=self.number,
             round=self._shard.round,
@@ -137,13 +154,12 @@ class ShardWriter:
             last=self._last,
             spans=None if self._spans is None else tuple(self._spans),
             tokens=self._sink.bytes // BYTES_PER_TOKEN,
-            digest=self._sink.digest(),
+            digest=digest,
         )
 
     def abandon(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(_AbandonedError):
-            self._stack.__exit__(_AbandonedError, _AbandonedError(), None)
+        self._sink.abandon()
 
 
 class OvertakenError(Exception):
@@ -202,7 +218,6 @@ class Planner:
         self._sources: list[SourceSpan] = []
         self._written: list[str] = []
         self._joint: _Sink | None = None
-        self._joint_stack = ExitStack()
         self._part_first = 0
         self._digest = hashlib.blake2b(digest_size=16)
         self._ids: tuple[array[int], ...] = tuple(array("q") for _ in range(256))
@@ -227,42 +242,63 @@ class Planner:
         except BaseException as error:
             self._abandon(tidy=isinstance(error, InputError))
             raise
-        return Plan(rows, tuple(self._shards), tuple(self._parts), tuple(self._sources), self._digest.hexdigest())
+        schema = source.schema()
+        return Plan(
+            rows,
+            tuple(self._shards),
+            tuple(self._parts),
+            tuple(self._sources),
+            self._digest.hexdigest(),
+            "" if schema is None else dump_schema(schema),
+        )
 
     def _read(self, source: Source) -> int:
         rows = number = 0
-        expected: tuple[str, int] = ("", -1)
+        build, most_bytes, most_requests = self._builder.build, self._limits.bytes, self._limits.requests
+        next_line, last_path = -1, ""
         progress = Progress("Planning", "rows")
         for row in source.rows():
             if isinstance(row, Problem):
                 self._problem(row)
                 continue
-            if (row.path, row.line) != expected and len(self._sources) < MAX_SOURCE_SPANS:
-                self._sources.append(SourceSpan(rows, row.path, row.line))
-            expected = (row.path, row.line + 1)
+            path, line, data = row
+            if line != next_line or path != last_path:
+                self._note_jump(rows, path, line)
+                last_path = path
+            next_line = line + 1
             try:
-                requests = self._builder.build(rows, row.data)
+                requests = build(rows, data)
                 for request in requests:
-                    self._fits(request)
+                    if len(request.line) > most_bytes or request.inputs > most_requests:
+                        self._refuse(request)
             except RowError as error:
                 self._problem(Problem(row.where, error.field, str(error)))
             else:
-                if requests[0].custom_id is not None:
-                    key = hash(requests[0].custom_id)
-                    self._ids[key & 255].append(key)
-                for request in requests if not self._count else ():
-                    self._add(number, request)
-                    number += 1
+                number = self._keep(number, requests)
             rows += 1
             if not rows % PROGRESS_EVERY:
-                progress.add(PROGRESS_EVERY)
+                progress.add(PROGRESS_EVERY, source.fraction())
         return number
 
-    def _fits(self, request: Request) -> None:
+    def _keep(self, number: int, requests: tuple[Request, ...]) -> int:
+        custom_id = requests[0].custom_id
+        if custom_id is not None:
+            key = hash(custom_id)
+            self._ids[key & 255].append(key)
+        if not self._count:
+            for request in requests:
+                self._add(number, request)
+                number += 1
+        return number
+
+    def _note_jump(self, row: int, path: str, line: int) -> None:
+        if len(self._sources) < MAX_SOURCE_SPANS:
+            self._sources.append(SourceSpan(row, path, line))
+
+    def _refuse(self, request: Request) -> NoReturn:
         if len(request.line) > self._limits.bytes:
             raise RowError("", f"its request has {len(request.line):,} bytes; a batch takes {self._limits.bytes:,}")
-        if request.inputs > self._limits.requests:
-            raise RowError("input", f"{request.inputs:,} inputs; a batch takes {self._limits.requests:,}")
+        raise RowError("input", f"{request.inputs:,} inputs; a batch takes {self._limits.requests:,}")
 
     def _problem(self, problem: Problem) -> None:
         self._count += 1
@@ -281,7 +317,7 @@ class Planner:
         writer.add(number, request.line, request.inputs)
         if self._joint is None:
             name = f"{JOINTS}/{len(self._parts):05d}.jsonl"
-            self._joint = _Sink(self._joint_stack, self._store, name)
+            self._joint = _Sink(self._store, name)
             self._written.append(name)
         self._joint.write(b'{"shard":%d,%b}\n' % (writer.number, request.joint))
 
@@ -302,20 +338,18 @@ class Planner:
         if self._joint is None:
             return
         self._check_turn()
-        self._joint.flush()
-        self._joint_stack.close()
-        self._joint_stack = ExitStack()
-        self._digest.update(self._joint.digest().encode())
+        digest = self._joint.close()
+        self._digest.update(digest.encode())
         rows = next_row - self._part_first
-        self._parts.append(Part(len(self._parts), self._part_first, rows, self._joint.digest()))
+        self._parts.append(Part(len(self._parts), self._part_first, rows, digest))
         self._part_first = next_row
         self._joint = None
 
     def _abandon(self, *, tidy: bool) -> None:
         for writer in self._open.values():
             writer.abandon()
-        with contextlib.suppress(_AbandonedError):
-            self._joint_stack.__exit__(_AbandonedError, _AbandonedError(), None)
+        if self._joint is not None:
+            self._joint.abandon()
         # Another attempt may be at the same plan, and then these are its files too; only bad input fails for all.
         if tidy and self._store is not None and not self._store.exists(JOB):
             self._store.remove(self._written)

@@ -21,7 +21,14 @@ HOPELESS = 8
 FILE_PAUSE = 2.0
 """Seconds after the first create that didn't find its file; doubles with each."""
 
-_LIMIT = re.compile(r"Limit: ([\d,]+)")
+_LIMIT = re.compile(r"(?:Limit: |configured limit of )([\d,.]*\d)([KMB]?)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+def limit_in(message: str) -> int | None:
+    """Return the limit that a refusal names: OpenAI's ``Limit: 2,000,000``, Azure's ``configured limit of 30K``."""
+    found = _LIMIT.search(message)
+    return round(float(found[1].replace(",", "")) * _UNITS[found[2].upper()]) if found else None
 
 
 def _refusals(trail: tuple[Attempt, ...]) -> list[VoidRecord]:
@@ -59,8 +66,7 @@ def too_large(shard: Shard, trail: tuple[Attempt, ...], *, alone: bool) -> bool:
     refusals = [void for void in _refusals(trail) if void.reason == "queue_full"]
     if not refusals:
         return False
-    found = _LIMIT.search(refusals[-1].message)
-    limit = int(found[1].replace(",", "")) if found else None
+    limit = limit_in(refusals[-1].message)
     often = len(refusals)
     if shard.rows == 1:
         sure = limit is not None and often > 1 and shard.tokens > 2 * limit

@@ -12,35 +12,48 @@ import re
 import tempfile
 import threading
 from array import array
-from bisect import bisect_left
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from airflow_openai_batch.engine.answers import parse_lines
 from airflow_openai_batch.engine.requests import row_of
+from airflow_openai_batch.exceptions import JournalError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from airflow_openai_batch.engine.models import Attempt
+    from airflow_openai_batch.engine.models import Attempt, Shard
     from airflow_openai_batch.engine.store import Store
 
 RAW = "_job/raw"
 
 _PIECE = 1 << 20
 
+_SPARSE = 16
+"""Rows from a shard's first to its last, to those it has: past that they are kept one by one."""
+
 _head = re.compile(rb'\{"id": ?"[^"\\]*", ?"custom_id": ?"r(0|[1-9][0-9]{0,17})"').match
 """Finds the row of a line as OpenAI writes them, without parsing it. Other lines are parsed."""
 
 
-def raw_names(attempt: Attempt) -> list[str]:
+Reader = Callable[[int, str], "dict[str, Any] | None"]
+Head = Callable[[bytes], "re.Match[bytes] | None"]
+
+
+def _no_head(_line: bytes) -> None:
+    return None
+
+
+def raw_names(attempt: Attempt | None) -> list[str]:
     """Return the store's names of the raw files that an attempt has."""
-    end = attempt.end
-    if end is None:
+    if attempt is None or attempt.end is None:
         return []
-    sizes = {"output": end.output_bytes, "error": end.error_bytes}
+    sizes = {"output": attempt.end.output_bytes, "error": attempt.end.error_bytes}
     return [f"{RAW}/{attempt.key}.{kind}.jsonl" for kind, size in sizes.items() if size]
 
 
@@ -56,7 +69,7 @@ class RawFiles:
         self._stop = threading.Event()
         self._thread: ThreadPoolExecutor | None = None
 
-    def ahead(self, attempt: Attempt) -> Future[_Copies] | None:
+    def ahead(self, attempt: Attempt | None) -> Future[_Copies] | None:
         """Begin to fetch an attempt's files in a thread; None where there is nothing to fetch."""
         if self._store.is_local or not raw_names(attempt):
             return None
@@ -64,7 +77,7 @@ class RawFiles:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="openai-batch-fetch")
         return self._thread.submit(self.get, attempt)
 
-    def get(self, attempt: Attempt) -> _Copies:
+    def get(self, attempt: Attempt | None) -> _Copies:
         """Return an attempt's files, fetched."""
         names = raw_names(attempt)
         if self._store.is_local or not names:
@@ -105,46 +118,42 @@ class _Copies:
 
 
 class _Index:
-    """Where the line of each id stands: arrays, sorted by row. For ids that aren't ours, a table of them besides."""
+    """Where the line of each id stands: start and length, the files being one after the other.
 
-    def __init__(self) -> None:
-        self.rows, self.starts = array("q"), array("q")
-        self.lengths, self.files = array("q"), array("B")
-        self._wires: dict[str, int] = {}
-        self._next = 0
+    A table of all rows from a shard's first to its last is the least, unless most of them are other shards'. Rows that
+    aren't in it, and ids that aren't ours, are kept one by one.
 
-    def add(self, key: int | str, start: int, length: int, file: int) -> None:
-        """Note a line; the first of an id counts."""
-        if isinstance(key, str):
-            if key in self._wires:
-                return
-            self._wires[key] = len(self.starts)
-        else:
-            self.rows.append(key)
-        self.starts.append(start)
-        self.lengths.append(length)
-        self.files.append(file)
+    :param step: from a row of the shard to the next, as far as is known.
+    """
 
-    def sort(self) -> None:
-        """Make rows findable, once all lines are noted."""
-        rows = self.rows
-        order = sorted(range(len(rows)), key=rows.__getitem__)
-        if order != list(range(len(rows))):
-            for name in ("rows", "starts", "lengths", "files"):
-                unsorted = getattr(self, name)
-                setattr(self, name, array(unsorted.typecode, map(unsorted.__getitem__, order)))
+    def __init__(self, shard: Shard, step: int) -> None:
+        self.first, self.step = shard.first, step
+        span = (shard.last - shard.first) // step + 1
+        self.span = span if span <= _SPARSE * shard.rows else 0
+        self.starts, self.lengths = array("q", bytes(8 * self.span)), array("i", bytes(4 * self.span))
+        self.others: dict[int | str, tuple[int, int]] = {}
 
-    def slot(self, key: int | str) -> int | None:
-        """Return the place of an id's line; rows are asked for in ascending order."""
-        if isinstance(key, str):
-            return self._wires.get(key)
-        rows, place = self.rows, self._next
-        if place >= len(rows) or rows[place] != key:
-            place = bisect_left(rows, key)
-            if place >= len(rows) or rows[place] != key:
-                return None
-        self._next = place + 1
-        return place
+    def note(self, lines: BinaryIO, start: int, head: Head, key_of: Callable[[bytes], int | str | None]) -> None:
+        """Note the lines of a file; the first of an id counts.
+
+        :param start: the bytes of the files before it.
+        :param head: finds the row of a line.
+        :param key_of: finds the id of a line where ``head`` can't.
+        """
+        first, step, span, starts, lengths = self.first, self.step, self.span, self.starts, self.lengths
+        for line in lines:
+            found, length = head(line), len(line)
+            key = key_of(line) if found is None else int(found[1])
+            if isinstance(key, int):
+                place, odd = divmod(key - first, step)
+                if not odd and 0 <= place < span:
+                    if not lengths[place]:
+                        starts[place] = start
+                        lengths[place] = length
+                    key = None
+            if key is not None:
+                self.others.setdefault(key, (start, length))
+            start += length
 
 
 class Raw:
@@ -152,76 +161,109 @@ class Raw:
 
     Of several lines with one id the first counts, as it did when they were collected.
 
+    ``value(row, wire)`` gives a row's line, parsed, None where there is none; ``size`` is its length then.
+
+    :param attempt: None where no batch ran: there is no line then.
+    :param step: from a row of the shard to the next, as far as is known.
     :param foreign: the batch was made elsewhere: its wire ids are the user's own.
     """
 
-    def __init__(self, files: RawFiles, attempt: Attempt, *, foreign: bool) -> None:
+    def __init__(self, files: RawFiles, shard: Shard, attempt: Attempt | None, *, step: int, foreign: bool) -> None:
+        self.value: Reader = self._first_value
+        self.size = 0
         self._source = files
         self._attempt = attempt
+        self._shard = shard
+        self._step = step
         self._foreign = foreign
         # Where all lines were found readable, one needn't be parsed to know that it is.
-        noise = attempt.end.noise if attempt.end else {}
+        noise = attempt.end.noise if attempt and attempt.end else {}
         self._by_head = not (foreign or noise.get("unreadable"))
+        self._opened = False
         self._coming: Future[_Copies] | None = None
-        self._index: _Index | None = None
         self._stack = ExitStack()
         self._files: list[BinaryIO] = []
-        self._fds: list[int] = []
+        self._fds: list[tuple[int, int]] = []
+        self._border = self._end = 0
         self._line = b""
-        self._values = parse_lines(iter(lambda: self._line, None))
+        self._parse = parse_lines(iter(lambda: self._line, None)).__next__
 
     def fetch_ahead(self) -> None:
         """Begin to fetch what will soon be asked for."""
-        if self._index is None and self._coming is None:
+        if not self._opened and self._coming is None:
             self._coming = self._source.ahead(self._attempt)
 
-    def value(self, row: int, wire: str) -> tuple[dict[str, Any], int] | None:
-        """Return a row's line, parsed, and its length in bytes; None where there is none."""
-        index = self._index or self._open()
-        slot = index.slot(wire if self._foreign else row)
-        if slot is None:
-            return None
-        size = index.lengths[slot]
-        self._line = os.pread(self._fds[index.files[slot]], size, index.starts[slot])
-        value = next(self._values)
-        if value is not None and value["custom_id"] == wire:
-            return value, size
+    def _first_value(self, row: int, wire: str) -> dict[str, Any] | None:
+        self._open()
+        return self.value(row, wire)
+
+    def _reader(self, index: _Index) -> Reader:
+        """Return the function that reads by an index.
+
+        What it reads is no line of a stream, but a piece of a file that is known to hold one.
+        """
+        first, step, span, starts, lengths, others = (
+            index.first, index.step, index.span, index.starts, index.lengths, index.others,
+        )  # fmt: skip
+        fds, border, foreign = self._fds, self._border, self._foreign
+        pread, loads = os.pread, orjson.loads
+
+        def value(row: int, wire: str) -> dict[str, Any] | None:
+            place, odd = divmod(row - first, step)
+            if not odd and 0 <= place < span and not foreign:
+                start, length = starts[place], lengths[place]
+            else:
+                start, length = others.get(wire if foreign else row, (0, 0))
+            self.size = length
+            if not length:
+                return self._read_all(row, wire)
+            fd, base = fds[-1] if start >= border else fds[0]
+            try:
+                found: dict[str, Any] = loads(pread(fd, length, start - base))
+            except orjson.JSONDecodeError as error:
+                raise self._damaged(row, error) from error
+            return found if found["custom_id"] == wire else self._read_all(row, wire)
+
+        return value
+
+    def _damaged(self, row: int, error: Exception) -> JournalError:
+        return JournalError(
+            f"{' or '.join(raw_names(self._attempt))} isn't as it was collected: the line of row {row:,} is damaged "
+            f"({error}). Restore the file and clear the task."
+        )
+
+    def _read_all(self, row: int, wire: str) -> dict[str, Any] | None:
+        """Look for a row once more by what lines hold, where it was looked for by their heads alone."""
         if not self._by_head:
             return None
         self._by_head = False
-        self._index = self._indexed()
+        self.value = self._reader(self._indexed())
         return self.value(row, wire)
 
-    def _open(self) -> _Index:
+    def _open(self) -> None:
+        self._opened = True
         coming, self._coming = self._coming, None
         copies = coming.result() if coming is not None else self._source.get(self._attempt)
         self._stack.callback(copies.remove)
-        for path in copies.paths:
-            self._files.append(self._stack.enter_context(path.open("rb", _PIECE)))
-            self._fds.append(self._files[-1].fileno())
-        self._index = self._indexed()
-        return self._index
+        self._files = [self._stack.enter_context(path.open("rb", _PIECE)) for path in copies.paths]
+        for file, path in zip(self._files, copies.paths, strict=True):
+            self._border = self._end
+            self._fds.append((file.fileno(), self._end))
+            self._end += path.stat().st_size
+        self.value = self._reader(self._indexed())
 
     def _indexed(self) -> _Index:
-        index = _Index()
-        head = _head if self._by_head else lambda _line: None
-        for number, file in enumerate(self._files):
+        index = _Index(self._shard, self._step)
+        for file, (_, start) in zip(self._files, self._fds, strict=True):
             file.seek(0)
-            start = 0
-            for line in file:
-                found = head(line)
-                key = self._key(line) if found is None else int(found[1])
-                if key is not None:
-                    index.add(key, start, len(line), number)
-                start += len(line)
-        index.sort()
+            index.note(file, start, _head if self._by_head else _no_head, self._key)
         return index
 
     def _key(self, line: bytes) -> int | str | None:
         if not line.strip():
             return None
         self._line = line
-        value = next(self._values)
+        value = self._parse()
         if value is None:
             return None
         wire: str = value["custom_id"]
@@ -233,7 +275,7 @@ class Raw:
         if coming is not None and not coming.cancel():
             coming.add_done_callback(_remove)
         self._stack.close()
-        self._index = None
+        self.value = self._first_value
 
 
 def _remove(coming: Future[_Copies]) -> None:

@@ -7,16 +7,19 @@ and joining needs no table.
 
 from __future__ import annotations
 
-import base64
 import logging
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
 from airflow_openai_batch.engine import structured
+from airflow_openai_batch.engine.images import ImageError, Images
 from airflow_openai_batch.engine.templates import TemplateError, compile_text, compile_value
+from airflow_openai_batch.engine.values import json_form
 from airflow_openai_batch.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ MAX_BYTES = 209_715_200
 
 BYTES_PER_TOKEN = 4
 """The estimate of enqueued tokens; English text has about four bytes a token."""
+
+_READY_MADE = frozenset({"custom_id", "method", "url", "body"})
+"""The fields of a request line."""
 
 _WIRE = re.compile(r"r(0|[1-9][0-9]{0,17})")
 
@@ -67,6 +73,11 @@ ENDPOINTS: dict[str, Endpoint] = {
 """Endpoints known to take batches. The list grows at OpenAI, so another one passes with a warning."""
 
 
+def canonical(endpoint: str) -> str:
+    """Return OpenAI's name of an endpoint; elsewhere some lack the ``/v1``."""
+    return f"/v1{endpoint}" if f"/v1{endpoint}" in ENDPOINTS else endpoint
+
+
 @dataclass(frozen=True)
 class RequestSpec:
     """What shapes a request; all of it is part of the job's fingerprint.
@@ -78,6 +89,10 @@ class RequestSpec:
     :param endpoint: path of the endpoint.
     :param body: more body fields; strings inside are row templates.
     :param response_format: normalized structured output (:func:`structured.normalize`), or None.
+    :param image_columns: columns with images (:class:`images.Images`), or None.
+    :param image_root: the folder that their paths are below, or None.
+    :param image_detail: OpenAI's ``detail`` of each image, or None.
+    :param resolve: gives filesystem and path for ``image_root``; no part of the fingerprint.
     """
 
     prompt: str | None = None
@@ -86,10 +101,13 @@ class RequestSpec:
     endpoint: str = "/v1/chat/completions"
     body: dict[str, Any] = field(default_factory=dict)
     response_format: dict[str, Any] | None = None
+    image_columns: tuple[str, ...] | list[str] | None = None
+    image_root: str | None = None
+    image_detail: str | None = None
+    resolve: Callable[[str], tuple[Any, str]] | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A row made into a line.
 
     :param line: the wire's line, with its newline.
@@ -144,10 +162,11 @@ def count_inputs(body: dict[str, Any], endpoint: str) -> int:
 class RequestBuilder:
     """Makes requests of rows.
 
+    :param url: how requests name the endpoint, where the server has another path for it.
     :raises ConfigurationError: the specification can't be right for any row.
     """
 
-    def __init__(self, spec: RequestSpec) -> None:
+    def __init__(self, spec: RequestSpec, url: str | None = None) -> None:
         self._spec = spec
         self._endpoint = ENDPOINTS.get(spec.endpoint)
         if self._endpoint is None:
@@ -156,7 +175,11 @@ class RequestBuilder:
         self._shape = shape
         self._model = spec.model if isinstance(spec.model, str) else None
         self._models = tuple(spec.model) if spec.model and self._model is None else ()
-        self._url = _dumps(spec.endpoint)
+        self._head = b'{"custom_id":"r%%d","method":"POST","url":%b,"body":%%b}\n' % _dumps(
+            url or spec.endpoint
+        ).replace(b"%", b"%%")
+        self._embeds = spec.endpoint.endswith("/embeddings")
+        self._templated = spec.prompt is not None
         self._is_chat = shape.prompt is None
         if spec.system is not None and not self._is_chat and shape.system is None:
             raise ConfigurationError(f"system: {spec.endpoint} has no system prompt")
@@ -170,6 +193,11 @@ class RequestBuilder:
         if spec.response_format is not None:
             body = {**body, **_merged_text(body, structured.for_endpoint(spec.response_format, spec.endpoint))}
         self._body: Callable[[dict[str, Any]], dict[str, Any]] = compile_value(body, "body")
+        self._images: Images | None = None
+        if spec.image_columns:
+            self._images = Images(
+                tuple(spec.image_columns), spec.image_root, spec.image_detail, spec.endpoint, spec.resolve
+            )
 
     def build(self, row: int, data: dict[str, Any]) -> tuple[Request, ...]:
         """Make the requests of one row: one, or with several models one for each.
@@ -177,41 +205,55 @@ class RequestBuilder:
         :param row: its number in the source, from 0. Requests are numbered likewise, row by row.
         :raises RowError: the row can't be sent.
         """
-        if is_ready_made(data, templated=self._prompt is not None):
+        if ("body" in data or "method" in data) and is_ready_made(data, templated=self._templated):
             body, columns = self._ready_made(data)
         else:
             body, columns = self._from_row(data), data
+        if self._images is not None:
+            columns = self._images.shown(columns)
         self._check(body)
         custom_id = data.get("custom_id")
         if custom_id is not None and not isinstance(custom_id, str):
             custom_id = _scalar_id(custom_id)
         joint = b'"row":%d,"custom_id":%b,"input":%b' % (
             row,
-            _dumps(custom_id or wire_id(row)),
+            _dumps(custom_id) if custom_id else b'"r%d"' % row,
             _encode("", columns),
         )
         models = self._models
         if not models:
-            return (self._request(row, body, joint, custom_id),)
+            model = body.get("model")
+            if type(model) is not str or not model:
+                raise RowError("model", "no model: give model=, or a model in each row")
+            inputs = count_inputs(body, self._spec.endpoint) if self._embeds else 1
+            return (Request(self._head % (row, _encode("body", body)), joint, custom_id, model, inputs),)
         if "model" in body:
             raise RowError("model", "the row names its own model, and model= names several: drop one of both")
+        inputs = count_inputs(body, self._spec.endpoint)
         return tuple(
-            self._request(number, {**body, "model": model}, joint, custom_id)
+            Request(self._head % (number, _encode("body", {**body, "model": model})), joint, custom_id, model, inputs)
             for number, model in enumerate(models, row * len(models))
         )
 
-    def _request(self, number: int, body: dict[str, Any], joint: bytes, custom_id: str | None) -> Request:
-        model = body.get("model", "")
-        if not isinstance(model, str) or not model:
-            raise RowError("model", "no model: give model=, or a model in each row")
-        line = b'{"custom_id":"%b","method":"POST","url":%b,"body":%b}\n' % (
-            wire_id(number).encode(),
-            self._url,
-            _encode("body", body),
-        )
-        return Request(line, joint, custom_id, model, count_inputs(body, self._spec.endpoint))
-
     def _ready_made(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        body = data.get("body")
+        if not (
+            type(body) is dict
+            and data.get("method") == "POST"
+            and data.get("url") == self._spec.endpoint
+            and type(data.get("custom_id")) is str
+            and data["custom_id"]
+        ):
+            self._check_ready_made(data)
+            body = data["body"]
+        model = self._model or data.get("model")
+        if model and "model" not in body and not self._models:
+            body = {"model": model, **body}
+        if len(data) == len(_READY_MADE):
+            return body, {}
+        return body, {key: value for key, value in data.items() if key not in _READY_MADE}
+
+    def _check_ready_made(self, data: dict[str, Any]) -> None:
         for name, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
             if name not in data:
                 raise RowError(name, "a ready-made request needs it")
@@ -222,13 +264,8 @@ class RequestBuilder:
             raise RowError("custom_id", "must not be empty")
         if data["method"] != "POST":
             raise RowError("method", f"must be POST, not {data['method']!r}")
-        if data["url"] != self._spec.endpoint:
+        if canonical(data["url"]) != self._spec.endpoint:
             raise RowError("url", f"{data['url']!r} differs from the job's endpoint {self._spec.endpoint!r}")
-        body = data["body"]
-        model = self._model or data.get("model")
-        if model and "model" not in body and not self._models:
-            body = {"model": model, **body}
-        return body, {key: value for key, value in data.items() if key not in {"custom_id", "method", "url", "body"}}
 
     def _from_row(self, data: dict[str, Any]) -> dict[str, Any]:
         field_name = "system"
@@ -244,6 +281,11 @@ class RequestBuilder:
             self._place(body, prompt)
         elif not any(name in body for name in self._shape.needs):
             self._take_column(data, body)
+        if self._images is not None:
+            try:
+                self._images.join(body, data)
+            except ImageError as error:
+                raise RowError(error.column, str(error)) from error
         if system is not None:
             if self._is_chat:
                 messages = body.get("messages")
@@ -278,6 +320,18 @@ class RequestBuilder:
         raise RowError("prompt", f"no prompt= template and no column {wanted}; columns are: {there}")
 
     def _check(self, body: dict[str, Any]) -> None:
+        if self._is_chat and "stream" not in body:
+            messages = body.get("messages")
+            if type(messages) is list and messages:
+                for message in messages:
+                    if type(message) is not dict or type(message.get("role")) is not str:
+                        break
+                else:
+                    return
+        self._check_all(body)
+
+    def _check_all(self, body: dict[str, Any]) -> None:
+        """Find what is wrong, if anything is."""
         if body.get("stream"):
             raise RowError("body.stream", "streaming isn't supported in batches")
         needs = self._shape.needs
@@ -311,7 +365,7 @@ def _merged_text(body: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
 
 
 def _scalar_id(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, UUID)):
         raise RowError("custom_id", f"must be a string or a number, not {_kind(value)}")
     return str(value)
 
@@ -320,24 +374,16 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _fallback(value: Any) -> Any:
-    if isinstance(value, (bytes, bytearray)):
-        return base64.b64encode(value).decode()
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=str)
-    dump = getattr(value, "model_dump", None)
-    if callable(dump):
-        return dump()
-    if type(value).__module__ == "decimal":
-        return str(value)
-    raise TypeError(f"no JSON form for {type(value).__name__}")
-
-
 def _dumps(value: Any) -> bytes:
-    return orjson.dumps(value, default=_fallback, option=orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(value, default=json_form, option=orjson.OPT_NON_STR_KEYS)
 
 
 def _encode(name: str, value: Any) -> bytes:
+    try:
+        # What JSON has a form for, which is nearly all, goes faster without options.
+        return orjson.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        pass
     try:
         return _dumps(value)
     except (TypeError, ValueError, RecursionError) as error:

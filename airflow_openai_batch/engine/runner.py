@@ -17,6 +17,7 @@ import orjson
 from airflow_openai_batch.engine import lifecycle, structured
 from airflow_openai_batch.engine.collect import Collector
 from airflow_openai_batch.engine.crew import take_all
+from airflow_openai_batch.engine.formats import open_format
 from airflow_openai_batch.engine.journal import MANIFEST, JobState
 from airflow_openai_batch.engine.lifecycle import (
     CancelOverdue,
@@ -47,7 +48,7 @@ from airflow_openai_batch.engine.planner import Limits
 from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.engine.repack import halve, repack
 from airflow_openai_batch.engine.requests import measure
-from airflow_openai_batch.engine.results import RESULTS, Landing
+from airflow_openai_batch.engine.results import RESULTS, Landing, Tally
 from airflow_openai_batch.engine.rounds import expand
 from airflow_openai_batch.engine.sources import place_of
 from airflow_openai_batch.engine.submit import SKEW, Submitter, too_large
@@ -55,7 +56,9 @@ from airflow_openai_batch.exceptions import (
     MAX_PROBLEMS_SHOWN,
     JobTimeoutError,
     JournalError,
+    NotFoundError,
     RateLimitError,
+    RejectedError,
     UnreachableError,
 )
 
@@ -108,7 +111,7 @@ class _Advance:
         manifest = job.journal.manifest()
         if manifest is not None:
             self._same_job(manifest)
-            return Done(manifest)
+            return Done(self._in_format(manifest) if stop == "landed" else manifest)
         state = job.journal.state(self._record)
         lost = self._look(state)
         if new_try and self._note_kills(state):
@@ -141,18 +144,33 @@ class _Advance:
         try:
             if len(ids) > _FEW:
                 oldest = min(a.batch.at for a in state.in_flight() if a.batch) - SKEW
-                for batch in self._job.api.list_batches():
-                    if batch.id in ids:
-                        self._snapshots[batch.id] = batch
-                        ids.discard(batch.id)
-                    if not ids or batch.created_at < oldest:
-                        break
+                self._look_at_list(ids, oldest)
             for batch_id in sorted(ids):
                 self._snapshots[batch_id] = self._job.api.retrieve_batch(batch_id)
         except (UnreachableError, RateLimitError) as error:
             log.warning("Couldn't look at the batches (%s); they run on", error)
             return True
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}. Job {self._record.job} bought this batch, so its rows aren't sent again; the job at "
+                f"{self._record.destination} is as it was. Give the connection the key that the batch was made with "
+                "and clear the task",
+                status=error.status,
+                code=error.code,
+            ) from error
         return False
+
+    def _look_at_list(self, ids: set[str], oldest: float) -> None:
+        """Take what the list shows of these batches off ``ids``; a server without one is asked for each by itself."""
+        try:
+            for batch in self._job.api.list_batches():
+                if batch.id in ids:
+                    self._snapshots[batch.id] = batch
+                    ids.discard(batch.id)
+                if not ids or 0 < batch.created_at < oldest:
+                    break
+        except (NotFoundError, RejectedError) as error:
+            log.info("Looking at %s batches one by one: %s", len(ids), error)
 
     def _note_kills(self, state: JobState) -> bool:
         """Note the batches that were cancelled while nobody ran this job; whether there were any."""
@@ -265,8 +283,7 @@ class _Advance:
 
     def _time_out(self, waiting: Waiting, state: JobState, timeout: float) -> NoReturn:
         """Land what is finished, without a manifest, since the job isn't done; then say what still runs."""
-        landing = Landing(self._job.store, state, self._check, foreign=self._record.foreign is not None)
-        rows = landing.land(self._record.plan.parts).rows
+        rows = self._land_parts(state).rows
         finished = self._record.plan.rows - rows["missing"]
         raise JobTimeoutError(
             f"The job at {self._record.destination} isn't done {timeout:,.0f} s after its first submission. "
@@ -275,11 +292,36 @@ class _Advance:
             "Clear the task with a longer timeout to go on where it is; to stop it, use OpenAIBatchCancelOperator."
         )
 
+    def _land_parts(self, state: JobState) -> Tally:
+        """Land all parts in the format that is wanted."""
+        record, spec = self._record, self._job.spec
+        format_ = open_format(
+            str(spec.result_format or record.settings.get("result_format") or "jsonl"),
+            columns=record.plan.columns,
+            response_format=record.parameters.get("response_format"),
+            endpoint=str(record.parameters["endpoint"]),
+        )
+        landing = Landing(self._job.store, state, self._check, foreign=record.foreign is not None)
+        return landing.land(record.plan.parts, format_)
+
+    def _in_format(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Land a finished job again where its results are wanted in another format; it costs nothing.
+
+        The old files stay: the manifests of other tasks name them.
+        """
+        job = self._job
+        if job.spec.result_format in {None, manifest["format"]}:
+            return manifest
+        log.info("Landing %s again: as %s, not %s", job.store.url, job.spec.result_format, manifest["format"])
+        tally = self._land_parts(job.journal.state(self._record))
+        manifest = {**manifest, "format": tally.format, "files": tally.files}
+        job.store.put(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        return manifest
+
     def _land(self, state: JobState) -> dict[str, Any]:
         job, plan = self._job, self._record.plan
         log.info("Landing %s rows at %s", f"{plan.rows:,}", job.store.address(RESULTS))
-        landing = Landing(job.store, state, self._check, foreign=self._record.foreign is not None)
-        manifest = build_manifest(self._record, state, landing.land(plan.parts), job.clock())
+        manifest = build_manifest(self._record, state, self._land_parts(state), job.clock())
         if job.spec.delete_files and self._record.foreign is None:
             tidy(job.api, state)
         job.store.put(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))

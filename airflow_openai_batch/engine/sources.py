@@ -1,35 +1,36 @@
-r"""Rows in: JSON Lines files (plain or .gz) by path or glob, and iterables of prompts, rows, ready-made requests.
+"""Rows in, whatever they come from; each kind of source is read once, streaming, a few rows in memory at a time.
 
-A source is read once, streaming. Lines are split on ``b"\\n"`` alone: U+2028 and its kin are legal in a JSON string.
 What can't be read as a row is yielded as a :class:`Problem` in its place, so that one pass names all that is wrong.
+Files are found and opened by ``files``, which leaves each to ``lines``, ``delimited`` or ``tabular`` by its name.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import jsonlines
 import orjson
 
 from airflow_openai_batch.engine.models import SourceSpan
+from airflow_openai_batch.engine.values import Inference, json_form
 from airflow_openai_batch.exceptions import InputError, Problem
 
-SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+KINDS = {"JSON Lines": (".jsonl", ".ndjson"), "CSV": (".csv",), "TSV": (".tsv",), "Parquet": (".parquet",)}
+"""Kinds of files by the end of their names; each may have ``.gz`` or ``.zst`` behind it."""
+
+SUFFIXES = tuple(end + packed for ends in KINDS.values() for end in ends for packed in ("", ".gz", ".zst"))
+
+LONGEST = 209_715_200
+"""Bytes of a line beyond which it can't be a row: no batch takes a larger file."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One record of the user's dataset.
 
-    :param path: the file it came from; empty for rows of an iterable.
-    :param line: its line in that file, or its position in the iterable, from 1.
+    :param path: the file it came from; empty for rows of anything else.
+    :param line: its line in that file, or its position among the rows, from 1.
     :param data: the record.
     """
 
@@ -43,9 +44,17 @@ class Row:
         return place(self.path, self.line)
 
 
+def kind_of(name: str) -> str | None:
+    """Return the kind of a file by its name, None for one that isn't read here."""
+    plain = name.lower().removesuffix(".gz").removesuffix(".zst")
+    return next((kind for kind, ends in KINDS.items() if plain.endswith(ends)), None)
+
+
 def place(path: str, line: int) -> str:
-    """Spell a row's place for messages."""
-    return f"{path}, line {line:,}" if path else f"row {line - 1:,}"
+    """Spell a row's place for messages: ``FILE, line 2``, ``FILE, row 2`` (from 1), or ``row 1`` (from 0)."""
+    if not path:
+        return f"row {line - 1:,}"
+    return f"{path}, {'line' if kind_of(path) == 'JSON Lines' else 'row'} {line:,}"
 
 
 def place_of(row: int, spans: Sequence[SourceSpan]) -> str:
@@ -58,133 +67,89 @@ class Source(Protocol):
     """Where rows come from."""
 
     def rows(self) -> Iterator[Row | Problem]:
-        """Yield each row in order, and a problem in the place of each that can't be read."""
+        """Yield each row in order, and a problem in the place of each that can't be read.
+
+        A source that can be read only once yields nothing the second time.
+        """
         ...
 
     def listing(self) -> str | None:
         """Return a fingerprint of the source that is had without reading it, or None."""
         ...
 
+    def schema(self) -> Any | None:
+        """Return the Arrow schema of the columns, as far as rows were read; None where JSON has all their types."""
+        ...
 
-class FileSource:
-    """JSON Lines files, in the order of their names.
-
-    :param fs: the fsspec filesystem.
-    :param pattern: a path, a glob or a folder on it.
-    :param url: how the user spelt it.
-    :raises InputError: nothing is there, or it isn't JSON Lines.
-    """
-
-    def __init__(self, fs: Any, pattern: str, url: str) -> None:
-        self._fs = fs
-        self._url = url
-        self._scheme = f"{url.split('://', 1)[0]}://" if "://" in url else ""
-        self._files = self._find(pattern)
-
-    def _find(self, pattern: str) -> list[dict[str, Any]]:
-        try:
-            if any(mark in pattern for mark in "*?["):
-                found = list(self._fs.glob(pattern, detail=True).values())
-            elif self._fs.isdir(pattern):
-                found = [entry for entry in self._fs.ls(pattern, detail=True) if entry["name"].endswith(SUFFIXES)]
-            else:
-                found = [self._fs.info(pattern)]
-        except FileNotFoundError:
-            found = []
-        except (OSError, ValueError) as error:
-            raise _source_error(self._url, f"can't be read: {type(error).__name__}: {error}") from error
-        files = sorted((entry for entry in found if entry["type"] == "file"), key=lambda entry: str(entry["name"]))
-        if not files:
-            raise _source_error(self._url, "no such file")
-        for entry in files:
-            if not entry["name"].endswith(SUFFIXES):
-                raise _source_error(
-                    self._scheme + entry["name"], f"not a kind of file that is read here ({', '.join(SUFFIXES)})"
-                )
-        return files
-
-    def listing(self) -> str | None:
-        """Return a hash over names, sizes and what the store says of the last change."""
-        seen = [
-            [e["name"], e["size"], str(e.get("ETag") or e.get("etag") or e.get("mtime") or e.get("LastModified"))]
-            for e in self._files
-        ]
-        return hashlib.blake2b(orjson.dumps(seen), digest_size=16).hexdigest()
-
-    def rows(self) -> Iterator[Row | Problem]:
-        """Yield the rows of each file in turn."""
-        for entry in self._files:
-            path = self._scheme + entry["name"]
-            try:
-                with self._fs.open(entry["name"], "rb") as raw:
-                    file = io.BufferedReader(raw, 1 << 20)
-                    lines = gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
-                    yield from _read_lines(path, lines)
-            except (OSError, zlib.error) as error:
-                yield Problem(path, "", f"can't be read: {type(error).__name__}: {error}")
-
-
-def _read_lines(path: str, lines: Iterable[bytes]) -> Iterator[Row | Problem]:
-    """Parse lines one by one, blank ones left out, counting all of them."""
-    number = 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal number
-        try:
-            for number, line in enumerate(lines, 1):  # noqa: B007 - the reader's own count stays behind on empty lines
-                yield line
-        except EOFError as error:
-            # gzip's word for a file that was cut, the reader's for the end of the rows.
-            raise OSError(f"line {number + 1:,}: {error}") from error
-
-    reader = jsonlines.Reader(counted(), loads=orjson.loads)
-    while True:
-        try:
-            value = reader.read(skip_empty=True, allow_none=True)
-        except EOFError:
-            return
-        except jsonlines.InvalidLineError as error:
-            yield Problem(place(path, number), "", _what_is_wrong(error))
-        else:
-            yield _as_row(path, number, value)
-
-
-def _what_is_wrong(error: jsonlines.InvalidLineError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, UnicodeDecodeError):
-        return f"not UTF-8: {cause.reason} at byte {cause.start}"
-    return f"not JSON: {cause or error}"[:200]
+    def fraction(self) -> float | None:
+        """Return the share of the source that was read so far, 0 to 1; None where that isn't known."""
+        ...
 
 
 class IterableSource:
     """Rows from memory, or from whatever ``open_rows`` gives when the plan is made.
 
-    :param open_rows: returns the iterable; called once for each reading, and not at all when a plan exists already.
+    :param open_rows: returns the iterable, table or source; called once for each reading, and not at all when a plan
+        exists already.
     :param listing: fingerprint of the rows if they are at hand, else None.
     """
 
-    def __init__(self, open_rows: Callable[[], Iterable[Any]], listing: str | None = None) -> None:
+    def __init__(self, open_rows: Callable[[], Any], listing: str | None = None) -> None:
         self._open_rows = open_rows
         self._listing = listing
+        self._inner: Source | None = None
+        self._inference = Inference()
+        self._read, self._total = 0, 0
 
     def listing(self) -> str | None:
         """Return the fingerprint that was given."""
         return self._listing
 
+    def schema(self) -> Any | None:
+        """Return the types of values for which JSON has no form, and of the columns beside them."""
+        return self._inner.schema() if self._inner else self._inference.schema()
+
+    def fraction(self) -> float | None:
+        """Return the share of the rows that was read, if it is known how many there are."""
+        if self._inner:
+            return self._inner.fraction()
+        return self._read / self._total if self._total else None
+
     def rows(self) -> Iterator[Row | Problem]:
-        """Yield the rows; a bare string becomes ``{"prompt": string}``."""
+        """Yield the rows; a bare string becomes ``{"prompt": string}``, a table its rows."""
         given = self._open_rows()
-        if isinstance(given, FileSource):
-            yield from given.rows()
+        self._inner = as_source(given)
+        if self._inner:
+            yield from self._inner.rows()
             return
         if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
             yield Problem("source", "", f"a list or iterable of rows is needed, not {_kind(given)}")
             return
-        for number, value in enumerate(given, 1):
-            yield _as_row("", number, value)
+        self._inference, self._read = Inference(), 0
+        self._total = len(given) if isinstance(given, (list, tuple)) else 0
+        see = self._inference.see
+        for self._read, row in enumerate(_flat(given), 1):
+            if isinstance(row, Row):
+                see(row.data)
+            yield row
 
 
-def _as_row(path: str, line: int, value: Any) -> Row | Problem:
+def _flat(given: Iterable[Any]) -> Iterator[Row | Problem]:
+    """Make rows of values; a value that is a table itself (a chunk of a large one) gives all of its own."""
+    number = 0
+    for value in given:
+        table = None if type(value) in {dict, str} else as_source(value)
+        if table is None:
+            number += 1
+            yield as_row("", number, value)
+            continue
+        for row in table.rows():
+            number += 1
+            yield row._replace(line=number) if isinstance(row, Row) else row
+
+
+def as_row(path: str, line: int, value: Any) -> Row | Problem:
+    """Return what a file or an iterable holds as a row, or say why it is none."""
     if isinstance(value, dict):
         return Row(path, line, value)
     if isinstance(value, str) and not path:
@@ -202,30 +167,42 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _source_error(where: str, message: str) -> InputError:
+def source_error(where: str, message: str) -> InputError:
+    """Return the error of a source of which there is nothing to read."""
     return InputError([Problem(where, "", message)])
+
+
+def as_source(given: Any) -> Source | None:
+    """Return the source that a value is or holds: a data frame, a table, a path on a store; None for anything else."""
+    from airflow_openai_batch.engine import tabular
+    from airflow_openai_batch.engine.files import FileSource
+
+    if tabular.is_table(given):
+        return tabular.TableSource(given)
+    if callable(getattr(given, "rows", None)) and callable(getattr(given, "listing", None)):
+        return given  # type: ignore[no-any-return]
+    if callable(getattr(given, "as_posix", None)):
+        fs, path = getattr(given, "fs", None), str(getattr(given, "path", given))
+        return FileSource.at(str(given)) if fs is None else FileSource(fs, path, str(given))
+    return None
 
 
 def open_source(source: Any, resolve: Callable[[str], tuple[Any, str]] | None = None) -> Source:
     """Return the source for what a user may give.
 
-    :param source: a path, glob or folder of JSON Lines files; or a list or another iterable of strings (prompts),
-        mappings (rows, or ready-made requests) or pydantic models; or a callable that returns one, called late.
+    :param source: a path, glob or folder of JSON Lines, CSV or Parquet files; or a data frame or table (pandas, polars,
+        pyarrow and whatever else speaks Arrow's stream protocol); or a list or another iterable of strings (prompts),
+        mappings (rows, or ready-made requests), pydantic models or tables; or a callable that returns one, called late.
     :param resolve: gives filesystem and path for a URL; default fsspec's own.
     :raises InputError: there is nothing to read.
     """
     if isinstance(source, str):
-        if not source.strip():
-            raise _source_error("source", "an empty path")
-        if resolve is None:
-            from fsspec.core import url_to_fs
+        from airflow_openai_batch.engine.files import FileSource
 
-            resolve = url_to_fs
-        try:
-            fs, path = resolve(source)
-        except (OSError, ValueError, ImportError) as error:
-            raise _source_error(source, f"can't be opened: {type(error).__name__}: {error}") from error
-        return FileSource(fs, path, source)
+        return FileSource.at(source, resolve)
+    found = as_source(source)
+    if found:
+        return found
     if callable(source):
         return IterableSource(source)
     if isinstance(source, (list, tuple)):
@@ -239,7 +216,7 @@ def hash_rows(rows: Iterable[Any]) -> str | None:
     digest = hashlib.blake2b(digest_size=16)
     try:
         for row in rows:
-            digest.update(orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS))
+            digest.update(orjson.dumps(row, default=json_form, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS))
             digest.update(b"\n")
     except (TypeError, ValueError):
         return None

@@ -7,7 +7,10 @@ Any fsspec filesystem serves. What the engine relies on:
   fsspec's uncommitted files live in the system's temporary folder, from where a move needn't be atomic, so local
   files are written in ``_job/tmp`` of the same folder and renamed.
 - *Exclusive create* lets exactly one of several writers of a name succeed. S3 servers differ in how they say
-  "exists already" (``FileExistsError``, or an ``OSError`` whose cause is ``PreconditionFailed``).
+  "exists already" (``FileExistsError``, or an ``OSError`` whose cause is ``PreconditionFailed``). Some stores can't do
+  it: their filesystem doesn't know how to ask for it, looks first and writes then, or overwrites without a word; or the
+  server refuses. So it is proved once a job, when that is planned. Where the user vouches that nobody else writes
+  (``single_writer``), looking before writing takes its place.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_openai_batch.engine.behind import WriteBehind
-from airflow_openai_batch.exceptions import StoreError
+from airflow_openai_batch.exceptions import ExclusiveCreateError, OpenAIBatchError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,14 +41,24 @@ DRAFTS = "_job/tmp"
 """Where local files are written until they are whole."""
 
 
+def _code(error: BaseException) -> str | None:
+    """Return the S3 error code of a refusal."""
+    response = getattr(error.__cause__ or error, "response", None)
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+
+
 def says_exists(error: BaseException) -> bool:
     """Whether a refused exclusive create means that the name is taken."""
-    if isinstance(error, FileExistsError):
-        return True
-    cause = error.__cause__ or error
-    response = getattr(cause, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    return code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+    return isinstance(error, FileExistsError) or _code(error) in {
+        "PreconditionFailed",
+        "ConditionalRequestConflict",
+        "412",
+    }
+
+
+def says_unable(error: BaseException) -> bool:
+    """Whether a refused exclusive create means that the store, or its filesystem, doesn't know such a thing."""
+    return isinstance(error, (NotImplementedError, TypeError)) or _code(error) in {"NotImplemented", "501"}
 
 
 class Store:
@@ -54,7 +67,10 @@ class Store:
     :param fs: the filesystem.
     :param root: the folder, as the filesystem spells it (no protocol).
     :param url: how the user spelt it; used in messages, results and the manifest.
+    :ivar single_writer: nobody else writes here at the same time, so looking before writing will do.
     """
+
+    single_writer = False
 
     def __init__(self, fs: Any, root: str, url: str) -> None:
         self.fs = fs
@@ -83,7 +99,10 @@ class Store:
     def _explained(self, doing: str, name: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:
+        except OpenAIBatchError:
+            raise
+        except Exception as error:
+            # Not all filesystems raise OSErrors.
             if says_exists(error):
                 raise
             raise StoreError(
@@ -117,7 +136,9 @@ class Store:
                 entries = self.fs.ls(self.path(folder), detail=True, refresh=True)
             except FileNotFoundError:
                 return []
-            return sorted(entry["name"].rsplit("/", 1)[1] for entry in entries if entry["type"] == "file")
+            found = (entry["name"].rsplit("/", 1)[1] for entry in entries if entry["type"] == "file")
+            # On object stores a folder may have a file that stands for itself.
+            return sorted(name for name in found if name)
 
     def below(self, folder: str) -> list[str]:
         """Return the sorted names, from the store's root on, of all files below a folder; one listing, however deep."""
@@ -127,21 +148,55 @@ class Store:
                 found = self.fs.find(self.path(folder))
             except FileNotFoundError:
                 return []
-            return sorted(str(path)[len(self.root) + 1 :] for path in found)
+            return sorted(str(path)[len(self.root) + 1 :] for path in found if not str(path).endswith("/"))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Create a file exclusively; False where it exists already. It appears whole or not at all."""
+        """Create a file exclusively; False where it exists already. It appears whole or not at all.
+
+        :raises ExclusiveCreateError: the store says that it can't.
+        """
+        if self.single_writer:
+            if self.exists(name):
+                return False
+            self.put(name, content)
+            return True
         with self._explained("create", name):
             try:
                 if self.is_local:
                     self._create_local(Path(self.path(name)), content)
                 else:
                     self.fs.pipe_file(self.path(name), content, mode="create")
-            except OSError as error:
+            except Exception as error:
                 if says_exists(error):
                     return False
+                if says_unable(error):
+                    raise self._not_exclusive(f"it refused: {error}") from error
                 raise
             return True
+
+    def prove_exclusive(self, name: str, content: bytes) -> None:
+        """Prove that a file that is there isn't created once more, and that this is the store's own doing.
+
+        :param name: a file that was created just now.
+        :param content: what is in it.
+        :raises ExclusiveCreateError: it was created again, or would be by another at the same moment.
+        """
+        if self.single_writer or self.is_local:
+            return
+        from fsspec import AbstractFileSystem
+
+        # One that is asynchronous has no such default.
+        if not self.fs.async_impl and type(self.fs).pipe_file is AbstractFileSystem.pipe_file:
+            raise self._not_exclusive(f"{type(self.fs).__name__} looks first and writes then")
+        if self.create(name, content):
+            raise self._not_exclusive("it created a file that was there already")
+
+    def _not_exclusive(self, why: str) -> ExclusiveCreateError:
+        return ExclusiveCreateError(
+            f"The store of {self.url} has no exclusive create ({why}), so two tries of a task at once could buy the "
+            "same rows. Nothing was uploaded. Use another store, or, if you make sure that only one task at a time "
+            "works on this destination, set single_writer=True."
+        )
 
     def put(self, name: str, content: bytes) -> None:
         """Publish a small file, replacing an older one: one call on object stores."""
@@ -200,14 +255,14 @@ class Store:
             return
         with self._explained("write", name):
             remote = self.fs.open(self.path(name), "wb", autocommit=False, block_size=BLOCK)
-        behind = WriteBehind(cast("BinaryIO", remote))
+        behind = WriteBehind(remote.write)
         try:
             yield cast("BinaryIO", behind)
             with self._explained("write", name):
                 behind.finish()
                 remote.close()
                 remote.commit()
-        except BaseException:
+        except BaseException as error:
             behind.give_up()
             # Nothing but the upload's own parts is lost; a discard that fails leaves them to the bucket's rules.
             with contextlib.suppress(Exception):
@@ -215,6 +270,9 @@ class Store:
             with contextlib.suppress(Exception):
                 # Its finalizer would begin another upload.
                 remote.closed = True
+            if error is behind.error:
+                with self._explained("write", name):
+                    raise
             raise
 
     @contextlib.contextmanager

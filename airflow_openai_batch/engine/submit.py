@@ -5,6 +5,9 @@ the batch is looked for by the metadata it was given, back to the intent's time;
 intent is older than any create call lasts, is the attempt void and the next may claim. Its file is deleted first, and
 the batch looked for once more: a process that stood still between intent and create, and sends it after that, is
 refused.
+
+A batch that isn't listed is no proof where the key is another project's, which sees nothing of it. So a create is given
+up only by a key that sees the file that it names, and ``doom`` says so before the file is deleted.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from airflow_openai_batch.engine.models import (
     Attempt,
     BatchRecord,
     BatchSnapshot,
+    DoomRecord,
     EndRecord,
     FenceRecord,
     IntentRecord,
@@ -33,6 +37,7 @@ from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.exceptions import (
     APIError,
     JournalError,
+    NotFoundError,
     QueueFullError,
     RateLimitError,
     RejectedError,
@@ -135,7 +140,7 @@ class Submitter:
         try:
             batch = self._api.create_batch(
                 input_file_id=file_id,
-                endpoint=self._spec.request.endpoint,
+                endpoint=state.record.settings.get("url") or self._spec.request.endpoint,
                 completion_window=self._spec.completion_window,
                 metadata=self._metadata(job, key),
                 output_expires_after=self._spec.output_expires_after,
@@ -166,8 +171,10 @@ class Submitter:
             return None
         wanted = self._metadata(state.record.job, attempt.key)
         known = {other.batch.batch_id for group in state.attempts.values() for other in group if other.batch}
+        unclear: str | None = None
         for batch in self._api.list_batches():
-            if batch.created_at < intent.file_created_at:
+            # Two servers behind a gateway have two clocks; a time that isn't known says nothing.
+            if batch.created_at and batch.created_at < intent.file_created_at - SKEW:
                 break
             # A gateway may drop metadata; the file is this shard's alone.
             by_file = not batch.metadata and batch.input_file_id == intent.file_id and batch.id not in known
@@ -175,15 +182,32 @@ class Submitter:
                 self._journal.write(attempt.key, BatchRecord(self._clock(), batch.id, adopted=True))
                 log.info("Adopted batch %s for shard %s", batch.id, attempt.key)
                 return batch
+            if not batch.metadata and not batch.input_file_id and batch.id not in known:
+                unclear = unclear or batch.id
+        if step.give_up and unclear is not None:
+            raise RejectedError(
+                f"Whether the create of shard {attempt.key} made batch {unclear} can't be told: the server shows "
+                "neither metadata nor input file of it. Nothing was bought again. Where that batch is somebody else's, "
+                "or was cancelled, start the job again at another destination"
+            )
         if step.give_up and attempt.fence is None:
-            self._fence(attempt.key, intent.file_id)
+            self._fence(attempt, intent.file_id, state)
         elif step.give_up:
             self._journal.write(attempt.key, VoidRecord(self._clock(), "absent", "no batch with its metadata"))
             log.info("The create of %s made no batch; trying again", attempt.key)
         return None
 
-    def _fence(self, key: Key, file_id: str) -> None:
-        """Delete the file of a create that made no batch so far, lest a process that stood still sends it yet."""
+    def _fence(self, attempt: Attempt, file_id: str, state: JobState) -> None:
+        """Delete the file of a create that made no batch so far, lest a process that stood still sends it yet.
+
+        :raises NotFoundError: the file isn't there, and it wasn't this job that deleted it.
+        """
+        key = attempt.key
+        if attempt.doom is None:
+            if self._api.find_file(file_id) is None:
+                self._others_doomed(key, file_id, state)
+                return
+            self._journal.write(key, DoomRecord(self._clock()))
         try:
             self._api.delete_file(file_id)
         except APIError as error:
@@ -191,6 +215,19 @@ class Submitter:
                 raise
             log.warning("Couldn't delete file %s at OpenAI: %s", file_id, error)
         self._journal.write(key, FenceRecord(self._clock()))
+
+    def _others_doomed(self, key: Key, file_id: str, state: JobState) -> None:
+        """Accept that a file is gone if another process of this job has seen and deleted it just now."""
+        now = self._journal.state(state.record).all_attempts()
+        if any(other.key == key and (other.doom or other.batch or other.void) for other in now):
+            return
+        raise NotFoundError(
+            f"The answer to the create of shard {key} was lost, and its file {file_id} isn't there for this "
+            "connection: it was uploaded with a key of another project, or somebody deleted it. Whether the create "
+            "made a batch can't be told, so nothing was bought again. Give the connection the key that the job began "
+            "with and clear the task; where there is none any more, start the job again at another destination",
+            status=404,
+        )
 
     def requeue(self, step: Requeue) -> None:
         """Void the attempt of a batch that failed before any row ran."""

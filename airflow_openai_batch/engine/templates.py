@@ -76,11 +76,12 @@ def compile_text(text: str, field: str) -> Callable[[dict[str, Any]], str]:
             f"{field}: unknown name {name!r}. A row template sees only `row`: write {{{{ row.{name} }}}} for a column. "
             "Airflow's own variables aren't visible there"
         )
-    render = template.render
+    # What Template.render does, but for a copy of Jinja's globals for each row, which no row template may name.
+    parts, context = template.root_render_func, _ENVIRONMENT.context_class
 
     def rendered(row: dict[str, Any]) -> str:
         try:
-            return render(row=row)
+            return "".join(parts(context(_ENVIRONMENT, {"row": row}, None, {})))
         except jinja2.TemplateError as error:
             raise TemplateError(str(error.message or type(error).__name__)) from error
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:

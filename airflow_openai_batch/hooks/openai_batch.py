@@ -1,7 +1,7 @@
 """Connection -> client, and the Batch API for DAG authors who want a call by hand.
 
-A connection of type ``openai_batch`` or ``openai`` serves: password is the key, host the base URL, extras are
-``organization``, ``project``, ``timeout``, ``max_retries`` and ``openai_client_kwargs`` (for the SDK, as they are).
+A connection of type ``openai_batch`` or ``openai`` serves: password is the key, host the base URL. The extras are those
+of ``provider_info`` and ``openai_client_kwargs`` (for the SDK, as they are); ``docs/connections.md`` tells them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.sdk import BaseHook
 
-from airflow_openai_batch.exceptions import AuthenticationError, ConfigurationError, OpenAIBatchError
+from airflow_openai_batch.exceptions import ConfigurationError, OpenAIBatchError
+from airflow_openai_batch.hooks.connection import client_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,68 +32,21 @@ DEFAULT_CONN_ID = "openai_default"
 _Client = TypeVar("_Client")
 
 
-def client_config(connection: Connection) -> ClientConfig:
-    """Read a connection.
-
-    :raises AuthenticationError: it has no API key.
-    :raises ConfigurationError: an extra has a value of the wrong kind.
-    """
-    from airflow_openai_batch.client import ClientConfig
-
-    extra: dict[str, Any] = connection.extra_dejson
-    name = connection.conn_id
-    given = extra.get("openai_client_kwargs") or {}
-    if not isinstance(given, dict):
-        raise ConfigurationError(f"Connection {name!r}: extra 'openai_client_kwargs' must be an object")
-    options = dict(given)
-    api_key = options.pop("api_key", None) or connection.password
-    if not api_key:
-        raise AuthenticationError(f"Connection {name!r} has no API key: it goes into the password field")
-    return ClientConfig(
-        name=name,
-        api_key=api_key,
-        base_url=options.pop("base_url", None) or _base_url(connection),
-        organization=options.pop("organization", None) or extra.get("organization") or None,
-        project=options.pop("project", None) or extra.get("project") or None,
-        timeout=_number(name, "timeout", options.pop("timeout", None) or extra.get("timeout"), 60.0),
-        max_retries=int(_number(name, "max_retries", options.pop("max_retries", extra.get("max_retries")), 5)),
-        options=options,
-    )
-
-
-def _base_url(connection: Connection) -> str | None:
-    host = (connection.host or "").strip()
-    if not host:
-        return None
-    if "://" in host:
-        return host
-    port = f":{connection.port}" if connection.port else ""
-    return f"{connection.schema or 'https'}://{host}{port}"
-
-
-def _number(connection: str, name: str, value: Any, default: float) -> float:
-    if value is None or value == "":
-        return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if number < 0:
-        raise ConfigurationError(f"Connection {connection!r}: extra {name!r} must be a number from 0, not {value!r}")
-    return number
-
-
 def _built(kind: Callable[[ClientConfig], _Client], config: ClientConfig) -> _Client:
     """Build a client.
 
-    :raises ConfigurationError: the base URL or ``openai_client_kwargs`` isn't what the SDK takes.
+    :raises ConfigurationError: the base URL, the proxy or ``openai_client_kwargs`` isn't what the SDK takes.
     """
     try:
         return kind(config)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it isn't chained: it may have a secret
+        said = config.redacted(f"{type(error).__name__}: {error}")
+        others = "".join(
+            f", {name}" for name, used in (("proxy", config.proxy), ("ca_bundle", config.verify is not True)) if used
+        )
         raise ConfigurationError(
-            f"Connection {config.name!r}: {type(error).__name__}: {error}. Check its base URL and openai_client_kwargs"
-        ) from error
+            f"Connection {config.name!r}: {said}. Check {config.to_check}{others} and openai_client_kwargs"
+        ) from None
 
 
 def _built_async(connection: Connection) -> AsyncOpenAIBatchClient:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_openai_batch.exceptions import ConfigurationError, JournalError
@@ -42,23 +43,31 @@ class OpenAIBatchOperator(JobOperator):
     failed in passing again, and lands one result a row, in input order. Whatever dies in between, a retry goes on where
     it was and buys nothing twice. The task's result is the manifest.
 
-    :param source: rows: a path, glob or folder of JSON Lines files (``.jsonl``, ``.ndjson``, also ``.gz``) on any
-        store, ``s3://conn_id@bucket/prefix`` included; or a list or an XCom of prompts (strings), rows (mappings) or
-        ready-made requests (``custom_id``, ``method``, ``url``, ``body``), which are taken as they are. Templated.
+    :param source: rows: a path, glob or folder of JSON Lines, CSV, TSV or Parquet files, also ``.gz`` and ``.zst``, on
+        any store, ``s3://conn_id@bucket/prefix`` included; or a list of prompts (strings), rows (mappings), ready-made
+        requests (``custom_id``, ``method``, ``url``, ``body``); or a frame or table; or an XCom of these. Templated.
+    :param sql: instead of ``source``: one query, or a ``.sql`` file beside the DAG; its rows are streamed. Templated.
+    :param sql_conn_id: with ``sql``: the connection of the database, of any type with a common.sql hook. Templated.
     :param destination: folder of the job, one for each job: ``s3://bucket/labels/{{ ds }}``. Templated.
     :param prompt: row template (Jinja) of the user prompt: ``Is this positive? {{ row.text }}``. It sees ``row`` alone.
         Without it each row has a column ``messages``, ``input`` or ``prompt``.
     :param system: row template of the system prompt; default none.
     :param model: model of rows that name none; a list: every row on every model, with a result for each; default: each
         row names its own, in a column ``model``. Templated.
-    :param endpoint: default ``/v1/chat/completions``. One that isn't known passes with a warning.
+    :param endpoint: default ``/v1/chat/completions``. One that isn't known passes with a warning. Sent as the
+        connection's server names it: at Azure with an API version as ``/chat/completions``. Templated.
     :param body: more fields of the request body; strings inside are row templates.
     :param response_format: structured output: a pydantic model class, a JSON schema, or OpenAI's ``response_format``.
         Answers are parsed and checked; one that doesn't fit is ``invalid`` and asked for once more.
+    :param image_columns: a column or several with images that join the prompt (chat completions, responses): URLs,
+        paths below ``image_root``, bytes (PNG, JPEG, GIF, WebP), or lists of such; null is no image.
+    :param image_root: the folder, on any store, that these paths are below; default: none may be a path. Templated.
+    :param image_detail: ``low``, ``high``, ``auto`` or ``original``; default OpenAI's.
     :param conn_id: connection of type ``openai_batch`` or ``openai``; default ``openai_default``. Templated.
     :param completion_window: default ``24h``, the only one at OpenAI; gateways have others.
     :param metadata: pairs on each batch, at most 12; ``job``, ``shard``, ``round``, ``attempt`` are ours. Templated.
-    :param result_format: ``jsonl``.
+    :param result_format: of the results' files: ``jsonl`` (default), ``jsonl.gz``, ``jsonl.zst``, ``parquet`` (typed
+        columns) or ``csv`` (one level of columns). Changed for a job that is done, its results are landed again.
     :param max_rounds: tries a row may have; default 2. Rows that never ran (expired) don't use one up.
     :param max_failed_ratio: the share of rows without a good answer (0 to 1) above which the task fails once all is
         landed; default 0.05.
@@ -71,6 +80,8 @@ class OpenAIBatchOperator(JobOperator):
     :param delete_files: delete the job's files at OpenAI once all of it is landed; default True.
     :param on_input_change: when the destination holds a job with other rows or parameters: ``fail`` (default), or
         ``restart``: cancel what runs, keep the old folder under a dated name, begin anew.
+    :param single_writer: True where you make sure that only one task at a time works on the destination: then a store
+        without exclusive create will do. Default False: such a store is refused before anything is uploaded.
     :param output_expires_after: seconds (3,600 to 2,592,000) after which OpenAI drops output files; default its own.
     :param max_batch_requests: requests a batch may hold; default 50,000, OpenAI's limit. Gateways differ.
     :param max_batch_bytes: bytes a batch's file may have; default 209,715,200 (200 MB), OpenAI's limit.
@@ -80,19 +91,26 @@ class OpenAIBatchOperator(JobOperator):
 
     template_fields: Sequence[str] = (
         "source",
+        "sql",
+        "sql_conn_id",
         "destination",
         "model",
         "endpoint",
         "conn_id",
         "completion_window",
         "metadata",
+        "image_root",
         "poll_interval",
     )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
 
     def __init__(
         self,
         *,
-        source: Any,
+        source: Any = None,
+        sql: str | None = None,
+        sql_conn_id: str | None = None,
         destination: str,
         prompt: str | None = None,
         system: str | None = None,
@@ -100,6 +118,9 @@ class OpenAIBatchOperator(JobOperator):
         endpoint: str = "/v1/chat/completions",
         body: Mapping[str, Any] | None = None,
         response_format: Any = None,
+        image_columns: str | Sequence[str] | None = None,
+        image_root: str | None = None,
+        image_detail: str | None = None,
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
         result_format: str = "jsonl",
@@ -110,6 +131,7 @@ class OpenAIBatchOperator(JobOperator):
         cancel_on_kill: bool = True,
         delete_files: bool = True,
         on_input_change: Literal["fail", "restart"] = "fail",
+        single_writer: bool = False,
         output_expires_after: int | None = None,
         max_batch_requests: int = 50_000,
         max_batch_bytes: int = 209_715_200,
@@ -117,12 +139,17 @@ class OpenAIBatchOperator(JobOperator):
     ) -> None:
         super().__init__(destination=destination, **kwargs)
         self.source = source
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
         self.prompt = prompt
         self.system = system
         self.model = model
         self.endpoint = endpoint
         self.body = body or {}
         self.response_format = response_format
+        self.image_columns = image_columns
+        self.image_root = image_root
+        self.image_detail = image_detail
         self.completion_window = completion_window
         self.metadata = metadata or {}
         self.result_format = result_format
@@ -132,20 +159,31 @@ class OpenAIBatchOperator(JobOperator):
         self.cancel_on_kill = cancel_on_kill
         self.delete_files = delete_files
         self.on_input_change = on_input_change
+        self.single_writer = single_writer
         self.output_expires_after = output_expires_after
         self.max_batch_requests = max_batch_requests
         self.max_batch_bytes = max_batch_bytes
         with parameters_checked():
             self.timeout = seconds(timeout, "timeout")
             check_parameters(vars(self))
+            self.check_source()
+
+    def check_source(self) -> None:
+        """Check that one source is given, and one only."""
+        if self.source is None and self.sql is None:
+            raise ConfigurationError("give the rows: source=, or sql= and sql_conn_id=")
 
     def job_spec(self, context: Context) -> JobSpec:
         """Return what the engine needs to know."""
+        from airflow_openai_batch.engine.images import column_names
         from airflow_openai_batch.engine.job import JobSpec
-        from airflow_openai_batch.engine.requests import RequestSpec
+        from airflow_openai_batch.engine.requests import RequestSpec, canonical
         from airflow_openai_batch.engine.structured import normalize
 
         ti = context["ti"]
+        endpoint = canonical(self.endpoint)
+        # Azure and some gateways have other paths. One that the user gave in their form is sent as it is.
+        url = self.hook.client.config.wire_path(endpoint) if endpoint == self.endpoint else self.endpoint
         # Rendered by now, and what is wrong with it would else be found once the shard is uploaded.
         check_metadata(self.metadata)
         check_model(self.model, self.body)
@@ -153,9 +191,13 @@ class OpenAIBatchOperator(JobOperator):
             prompt=self.prompt,
             system=self.system,
             model=self.model or None,
-            endpoint=self.endpoint,
+            endpoint=endpoint,
             body=dict(self.body),
             response_format=normalize(self.response_format),
+            image_columns=column_names(self.image_columns),
+            image_root=self.image_root,
+            image_detail=self.image_detail,
+            resolve=resolve_source,
         )
         return JobSpec(
             request=request,
@@ -169,13 +211,20 @@ class OpenAIBatchOperator(JobOperator):
             timeout=self.timeout,
             delete_files=self.delete_files,
             output_expires_after=self.output_expires_after,
+            result_format=self.result_format,
+            url=None if url == endpoint else url,
             on_input_change=self.on_input_change,
+            single_writer=self.single_writer,
         )
 
     def open_source(self, context: Context) -> Source:
         """Return the source; called only when its rows or files must be looked at."""
         from airflow_openai_batch.engine.sources import open_source
 
+        if self.sql is not None:
+            from airflow_openai_batch.operators.sql import SqlSource
+
+            return SqlSource(self.sql, str(self.sql_conn_id))
         return open_source(self.source, resolve_source)
 
     def open_job(self, context: Context) -> Job:
@@ -224,6 +273,7 @@ class OpenAIBatchDownloadOperator(JobOperator):
     :param batch_id: instead of ``job``: a batch made by whatever tool; its rows are the lines of its input file.
         Templated.
     :param destination: with ``batch_id``: the folder to land in. Templated.
+    :param result_format: as in :class:`OpenAIBatchOperator`; default what the job was begun with, or is landed as.
     :param max_failed_ratio: the share of rows without a good answer above which the task fails; default 0.05.
     :param conn_id: default the job's own connection, or ``openai_default``. Templated.
     :param poll_interval: seconds between looks at the batches. Templated.
@@ -238,17 +288,21 @@ class OpenAIBatchDownloadOperator(JobOperator):
         job: Any = None,
         batch_id: str | None = None,
         destination: str = "",
+        result_format: str | None = None,
         max_failed_ratio: float = 0.05,
         **kwargs: Any,
     ) -> None:
         super().__init__(destination=destination, **kwargs)
         with parameters_checked():
             check_target(job, batch_id)
+            if result_format is not None:
+                check_parameters({"result_format": result_format})
             if batch_id is not None and not destination:
                 raise ConfigurationError("destination: with batch_id, say where the rows shall be landed")
             check_parameters({"max_failed_ratio": max_failed_ratio})
         self.job = job
         self.batch_id = batch_id
+        self.result_format = result_format
         self.max_failed_ratio = max_failed_ratio
 
     @property
@@ -259,8 +313,8 @@ class OpenAIBatchDownloadOperator(JobOperator):
     def open_job(self, context: Context) -> Job | Waiting:
         """Return the job that is referred to, or made of the batch."""
         if self.batch_id:
-            return open_foreign(self, self.destination, self.batch_id)
-        return open_reference(self, self.job)
+            return open_foreign(self, self.destination, self.batch_id, self.result_format)
+        return open_reference(self, self.job, self.result_format)
 
     def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
         """Return the manifest, or fail where too many rows did."""
@@ -306,9 +360,10 @@ def job_reference(job: Job, conn_id: str) -> dict[str, Any]:
     return {"job": record.job, "destination": record.destination, "conn_id": conn_id, "batches": batches}
 
 
-def open_reference(operator: JobOperator, reference: Any) -> Job:
+def open_reference(operator: JobOperator, reference: Any, result_format: str | None = None) -> Job:
     """Return the job that an XCom refers to.
 
+    :param result_format: how to land it, None for its own format.
     :raises JournalError: it isn't a reference, or the destination holds another job by now.
     """
     from airflow_openai_batch.engine.job import Job, JobSpec
@@ -321,10 +376,13 @@ def open_reference(operator: JobOperator, reference: Any) -> Job:
     record = Journal(store).job()
     if record is None or record.job != reference["job"]:
         raise JournalError(f"{store.url} doesn't hold job {reference['job']} (any more)")
-    return Job(store, operator.hook.client, JobSpec.of(record), _no_source, record=record, at_once=concurrency())
+    spec = replace(JobSpec.of(record), result_format=result_format)
+    return Job(store, operator.hook.client, spec, _no_source, record=record, at_once=concurrency())
 
 
-def open_foreign(operator: JobOperator, destination: str, batch_id: str) -> Job | Waiting:
+def open_foreign(
+    operator: JobOperator, destination: str, batch_id: str, result_format: str | None = None
+) -> Job | Waiting:
     """Return the job made of a batch that has ended, or what to wait for."""
     from airflow_openai_batch.engine.foreign import take_over
     from airflow_openai_batch.engine.job import Job, JobSpec
@@ -334,7 +392,8 @@ def open_foreign(operator: JobOperator, destination: str, batch_id: str) -> Job 
     taken = take_over(store, operator.hook.client, batch_id, time.time)
     if not isinstance(taken, JobRecord):
         return Waiting((batch_id,), "all", None, f"batch {batch_id} is {taken.status}")
-    return Job(store, operator.hook.client, JobSpec.of(taken), _no_source, record=taken)
+    spec = replace(JobSpec.of(taken), result_format=result_format)
+    return Job(store, operator.hook.client, spec, _no_source, record=taken)
 
 
 def _no_source() -> Source:

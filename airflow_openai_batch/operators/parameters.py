@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_openai_batch.engine.images import ENDPOINTS, check_images
+from airflow_openai_batch.engine.models import RESULT_FORMATS
 from airflow_openai_batch.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ MAX_METADATA = 12
 EXPIRY = (3_600, 2_592_000)
 """Seconds that output files may be kept (API reference, ``output_expires_after``)."""
 
-CHOICES = {"result_format": ("jsonl",), "on_input_change": ("fail", "restart")}
+CHOICES = {"result_format": RESULT_FORMATS, "on_input_change": ("fail", "restart")}
 """Parameters that are one of a few words."""
 
 COUNTS = ("max_rounds", "max_enqueued_tokens", "max_batch_requests", "max_batch_bytes")
@@ -50,8 +52,8 @@ def parameters_checked() -> Iterator[None]:
 def check_parameters(known: Mapping[str, Any]) -> None:
     """Check parameters of :class:`~airflow_openai_batch.operators.openai_batch.OpenAIBatchOperator`.
 
-    :param known: by name: all of a task's, or those that mapped tasks have in common. One that isn't there may yet come,
-        so its absence is never wrong.
+    :param known: by name: all of a task's, or those that mapped tasks have in common. One that isn't there may yet
+        come, so its absence is never wrong.
     """
     for name, allowed in CHOICES.items():
         if name in known:
@@ -69,6 +71,24 @@ def check_parameters(known: Mapping[str, Any]) -> None:
     check_templates(known.get("prompt"), known.get("system"), body)
     check_response_format(known.get("response_format"))
     check_metadata(known.get("metadata") or {})
+    check_sql(known)
+    endpoint = str(known.get("endpoint") or next(iter(ENDPOINTS)))
+    endpoint = endpoint if endpoint.startswith("/v1/") else f"/v1{endpoint}"
+    check_images(known.get("image_columns"), known.get("image_root"), known.get("image_detail"), endpoint)
+
+
+def check_sql(known: Mapping[str, Any]) -> None:
+    """Check a query against the rest of what gives rows."""
+    sql, conn_id = known.get("sql"), known.get("sql_conn_id")
+    if sql is not None and known.get("source") is not None:
+        raise ConfigurationError("source, sql: both are given, and rows come from one of them")
+    for name, value in (("sql", sql), ("sql_conn_id", conn_id)):
+        if value is not None and not (isinstance(value, str) and value.strip()) and not hasattr(value, "resolve"):
+            raise ConfigurationError(f"{name}: a string is needed, not {value!r}")
+    if sql is not None and conn_id is None and "sql_conn_id" in known:
+        raise ConfigurationError("sql_conn_id: with sql, say which connection it is for")
+    if sql is None and conn_id is not None and "sql" in known:
+        raise ConfigurationError("sql: with sql_conn_id, say what to ask the database")
 
 
 def seconds(value: float | str | timedelta | None, name: str) -> float | None:

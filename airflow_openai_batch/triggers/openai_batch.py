@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 MAX_REFUSALS = 5
 
+_DICE = random.random()  # noqa: S311 - no secret
+"""Keeps triggerers from asking in step; one for all triggers of a process, whose looks are to be gathered."""
+
 _cancelling: set[asyncio.Task[None]] = set()
 """Cancellations under way; a task that nobody holds may be collected as garbage."""
 
@@ -137,7 +140,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 problem = _problem(look)
                 if problem is None:
                     failures = refusals = 0
-                    wait = polling.interval(self.poll_interval, time.time() - begun, random.random())  # noqa: S311
+                    wait = polling.interval(self.poll_interval, time.time() - begun, _DICE)
                     continue
                 failures += 1
                 refusals = refusals + 1 if isinstance(problem, (AuthenticationError, NotFoundError)) else 0

@@ -44,7 +44,10 @@ class Verdict(BaseModel):
         ({"max_batch_bytes": "200MB"}, "max_batch_bytes: a whole number"),
         ({"result_format": "xml"}, "result_format: one of"),
         ({"on_input_change": "ignore"}, "on_input_change: one of fail, restart is needed, not 'ignore'"),
-        ({"model": ["gpt-5-mini", "gpt-5"]}, "model: the name of one model"),
+        ({"model": 5}, "model: the name of a model, or a list of names, is needed, not 5"),
+        ({"model": []}, "model: a list of different models is needed"),
+        ({"model": ["gpt-5-mini", "gpt-5-mini"]}, "model: a list of different models is needed"),
+        ({"model": ["gpt-5-mini", "gpt-5"], "body": {"model": "gpt-5"}}, "body: it names a model, and model= several"),
         ({"timeout": 0}, "timeout: a positive number of seconds"),
         ({"timeout": timedelta(0)}, "timeout: a positive number of seconds"),
         ({"timeout": timedelta(seconds=-1)}, "timeout: a positive number of seconds"),
@@ -119,12 +122,60 @@ def test_a_bare_batch_needs_a_destination_to_be_landed():
         OpenAIBatchDownloadOperator(task_id="bad", batch_id="batch_1", destination="/out", max_failed_ratio=2)
 
 
-@pytest.mark.parametrize("missing", ["source", "destination"])
-def test_source_and_destination_are_required(missing):
-    given = {"source": [], "destination": "/out"}
-    del given[missing]
-    with pytest.raises(TypeError, match=missing):
-        OpenAIBatchOperator(task_id="bad", **given)
+def test_a_destination_is_required():
+    with pytest.raises(TypeError, match="destination"):
+        OpenAIBatchOperator(task_id="bad", source=[])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "give the rows: source=, or sql= and sql_conn_id="),
+        ({"source": [], "sql": "select 1", "sql_conn_id": "db"}, "source, sql: both are given"),
+        ({"sql": "select 1"}, "sql_conn_id: with sql, say which connection it is for"),
+        ({"source": [], "sql_conn_id": "db"}, "sql: with sql_conn_id, say what to ask the database"),
+        ({"sql": " ", "sql_conn_id": "db"}, "sql: a string is needed, not ' '"),
+        ({"sql": ["select 1"], "sql_conn_id": "db"}, "sql: a string is needed"),
+    ],
+)
+def test_rows_come_from_a_source_or_a_query(given, message):
+    with pytest.raises(ConfigurationError, match=message):
+        OpenAIBatchOperator(task_id="bad", destination="/out", **given)
+
+
+@pytest.mark.parametrize("given", [{"source": []}, {"sql": "select 1", "sql_conn_id": "db"}])
+def test_the_function_of_the_decorator_alone_gives_the_rows(given):
+    with pytest.raises(ConfigurationError, match=f"the function gives the rows; leave out {', '.join(given)}"):
+
+        @task.openai_batch(destination="/out", **given)
+        def label():
+            return []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"image_columns": []}, "image_columns: a column's name or a list of names is needed"),
+        ({"image_columns": ["a", "a"]}, "image_columns: a column's name"),
+        ({"image_columns": [1]}, "image_columns: a column's name"),
+        ({"image_columns": 5}, "image_columns: a column's name"),
+        ({"image_root": "/images"}, "image_root: without image_columns there are no images"),
+        ({"image_detail": "low"}, "image_detail: without image_columns"),
+        ({"image_columns": "a", "image_detail": 1}, "image_detail: a string is needed"),
+        ({"image_columns": "a", "endpoint": "/v1/embeddings"}, "image_columns: /v1/embeddings takes no images"),
+        ({"image_columns": "a", "endpoint": "/v1/new"}, "image_columns: /v1/new takes no images"),
+    ],
+)
+def test_bad_image_parameters_are_named(given, message):
+    with pytest.raises(ConfigurationError, match=message):
+        OpenAIBatchOperator(task_id="bad", source=[], destination="/out", **given)
+
+
+def test_an_endpoint_that_is_a_template_is_checked_once_it_is_rendered():
+    made = OpenAIBatchOperator(
+        task_id="good", source=[], destination="/out", image_columns="a", endpoint="{{ params.endpoint }}"
+    )
+    assert made.image_columns == "a"
 
 
 def test_the_decorator_names_them_too_mapped_or_not(tmp_path):

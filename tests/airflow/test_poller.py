@@ -157,3 +157,17 @@ async def test_one_unknown_batch_spoils_nothing_for_the_others(connector, make_b
         known, unknown = await asyncio.gather(poller.look((batch.id,), 0.05), poller.look(("batch_unknown",), 0.05))
     assert (list(known.batches), known.errors) == ([batch.id], {})
     assert (unknown.batches, list(unknown.errors)) == ({}, ["batch_unknown"])
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_a_server_without_a_list_is_asked_one_by_one_and_not_for_its_list_again(
+    emulator, connector, make_batch, status
+):
+    ids = tuple(make_batch().id for _ in range(3))
+    emulator.add_fault(f"status,call=batches.list,status={status},times=9")
+    before = emulator.ledger.calls.get("batches.list", 0)
+    async with shared_poller("c", connector) as poller:
+        for _ in range(2):
+            look = await poller.look(ids, 0)
+            assert (set(look.batches), look.errors) == (set(ids), {})
+    assert emulator.ledger.calls["batches.list"] - before == 1

@@ -1,4 +1,5 @@
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -9,7 +10,9 @@ IDS = {
     "openai_batch_three_steps",
     "openai_batch_taskflow",
     "openai_batch_nightly_eval",
+    "openai_batch_partitions",
 }
+MAPPED = {"openai_batch_partitions"}
 PARAMS = {"source", "results", "conn_id", "model", "poll_interval"}
 
 
@@ -21,6 +24,14 @@ def dagbag(dags_folder):
 @pytest.fixture(params=sorted(IDS))
 def dag(request, dagbag):
     return dagbag.dags[request.param]
+
+
+@pytest.fixture
+def batch_task(dag):
+    """The attributes of the task that makes the batches, mapped or not."""
+    if dag.dag_id in MAPPED:
+        return next(SimpleNamespace(**task.partial_kwargs) for task in dag.tasks if task.is_mapped)
+    return next(task for task in dag.tasks if getattr(task, "destination", None))
 
 
 def test_all_examples_are_found_and_none_has_an_error(dagbag):
@@ -54,18 +65,19 @@ def test_its_docstring_says_what_it_shows(dag):
 
 
 def test_its_destination_is_unique_to_the_run(dag):
-    destinations = [task.destination for task in dag.tasks if getattr(task, "destination", None)]
+    if dag.dag_id in MAPPED:
+        destinations = [task.op_args[1] for task in dag.tasks if task.task_id == "parts"]
+    else:
+        destinations = [task.destination for task in dag.tasks if getattr(task, "destination", None)]
 
     assert destinations
     assert all("run_id" in destination for destination in destinations)
+    assert all(destination.startswith("{{ params.results }}/") for destination in destinations)
 
 
-def test_the_batch_task_reads_its_settings_from_params(dag):
-    task = next(task for task in dag.tasks if getattr(task, "destination", None))
-
-    assert task.model == "{{ params.model }}"
-    assert task.conn_id == "{{ params.conn_id }}"
-    assert task.destination.startswith("{{ params.results }}/")
+def test_the_batch_task_reads_its_settings_from_params(batch_task):
+    assert batch_task.model == "{{ params.model }}"
+    assert batch_task.conn_id == "{{ params.conn_id }}"
 
 
 def test_the_sensor_of_the_three_steps_is_deferrable(dagbag):
@@ -92,3 +104,12 @@ def test_the_gate_comes_after_the_report_is_written(dagbag):
 
     assert dag.get_task("report").upstream_task_ids == {"score"}
     assert "report" in dag.get_task("gate").upstream_task_ids
+
+
+def test_partitions_are_listed_before_the_mapped_task_and_added_up_after_it(dagbag):
+    dag = dagbag.dags["openai_batch_partitions"]
+
+    assert dag.get_task("parts").upstream_task_ids == {"dataset"}
+    assert dag.get_task("classify").is_mapped
+    assert dag.get_task("classify").upstream_task_ids == {"parts"}
+    assert dag.get_task("total").upstream_task_ids == {"classify"}

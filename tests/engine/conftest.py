@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
-import uuid
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -101,6 +99,11 @@ class FakeAPI:
     def files_named(self, name, *, since):  # noqa: ARG002 - the protocol's
         self._begin("files_named")
         return [file for file, content in self.files.values() if content is not None and file.name == name]
+
+    def find_file(self, file_id):
+        self._begin("find_file")
+        file, content = self.files.get(file_id, (None, None))
+        return file if content is not None else None
 
     def delete_file(self, file_id):
         self._begin("delete_file")
@@ -280,27 +283,3 @@ def write(tmp_path):
         return str(path)
 
     return write
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint():
-    """The address of an S3 server in this process."""
-    from moto.server import ThreadedMotoServer
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3_store(s3_endpoint):
-    """A folder in a new bucket on S3."""
-    options = {"endpoint_url": s3_endpoint, "key": "testing", "secret": "testing", "skip_instance_cache": True}
-    bucket = f"bucket-{uuid.uuid4().hex}"
-    store = Store.at(f"s3://{bucket}/out", **options)
-    store.fs.mkdir(bucket)
-    return store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -195,11 +196,11 @@ def test_tokens_have_one_set_of_names():
         "input_tokens_details": {"cached_tokens": 4},
         "output_tokens_details": {"reasoning_tokens": 2},
     }
-    assert usage_of(chat_usage) == usage_of(response_usage) == Usage(10, 4, 5, 2, 15)
+    assert usage_of(chat_usage) == usage_of(response_usage) == asdict(Usage(10, 4, 5, 2, 15))
 
 
 def test_tokens_are_summed_where_no_total_is_given():
-    assert usage_of({"prompt_tokens": 3}) == Usage(3, 0, 0, 0, 3)
+    assert usage_of({"prompt_tokens": 3}) == asdict(Usage(3, 0, 0, 0, 3))
     assert usage_of(None) is None
 
 

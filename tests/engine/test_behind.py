@@ -12,7 +12,7 @@ from airflow_openai_batch.engine.behind import MOST_BEHIND, WriteBehind
 
 def test_all_pieces_are_written_in_their_order():
     target = io.BytesIO()
-    behind = WriteBehind(target)
+    behind = WriteBehind(target.write)
     for number in range(100):
         behind.write(b"%d," % number)
     behind.finish()
@@ -27,7 +27,7 @@ def test_the_writer_waits_when_too_many_pieces_are_behind():
             free.wait(10)
             return super().write(piece)
 
-    behind = WriteBehind(Slow())
+    behind = WriteBehind(Slow().write)
     done = threading.Event()
 
     def write():
@@ -50,7 +50,7 @@ class Broken(io.BytesIO):
 
 
 def test_an_error_is_raised_by_a_later_write():
-    behind = WriteBehind(Broken())
+    behind = WriteBehind(Broken().write)
 
     def write():
         for _ in range(1000):
@@ -62,7 +62,7 @@ def test_an_error_is_raised_by_a_later_write():
 
 
 def test_an_error_of_the_last_piece_is_raised_at_the_end():
-    behind = WriteBehind(Broken())
+    behind = WriteBehind(Broken().write)
     behind.write(b"x")
     with pytest.raises(OSError, match="disk full"):
         behind.finish()
@@ -77,7 +77,7 @@ def test_what_is_given_up_is_written_no_further_and_leaves_no_thread():
             free.wait(10)
             return target.write(piece)
 
-    behind = WriteBehind(Slow())
+    behind = WriteBehind(Slow().write)
     for _ in range(5):
         behind.write(b"x")
     threading.Timer(0.1, free.set).start()

@@ -45,7 +45,7 @@ def test_a_retry_goes_on_without_reading_rows_that_can_be_read_only_once(fakes):
 def test_a_retry_of_files_that_did_not_change_reads_none_of_them(fakes, write, monkeypatch):
     path = write("a.jsonl", ROWS)
     first = fakes.job(path).open()
-    monkeypatch.setattr("airflow_openai_batch.engine.sources.FileSource.rows", lambda _: must_not_be_read())
+    monkeypatch.setattr("airflow_openai_batch.engine.files.FileSource.rows", lambda _: must_not_be_read())
     assert fakes.job(path).open() == first
 
 

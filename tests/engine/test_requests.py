@@ -6,6 +6,7 @@ import json
 import logging
 from datetime import date
 from decimal import Decimal
+from uuid import UUID
 
 import pytest
 
@@ -75,6 +76,15 @@ def test_a_row_without_an_id_is_known_by_its_number():
 
 def test_a_number_may_be_an_id():
     assert joint({"prompt": "hi", "custom_id": 12})["custom_id"] == "12"
+
+
+def test_an_id_of_a_database_may_be_one():
+    assert joint({"prompt": "hi", "custom_id": UUID(int=1)})["custom_id"] == "00000000-0000-0000-0000-000000000001"
+    assert joint({"prompt": "hi", "custom_id": Decimal("7.0")})["custom_id"] == "7.0"
+
+
+def test_a_whole_number_of_more_than_64_bits_has_no_form():
+    assert refusal({"prompt": "hi", "n": 2**64}) == ": Integer exceeds 64-bit range"
 
 
 @pytest.mark.parametrize(("value", "kind"), [(True, "bool"), (["a"], "list"), ({}, "dict")])

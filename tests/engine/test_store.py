@@ -1,20 +1,36 @@
-"""The store keeps its promises on a local disk and on S3."""
+"""The store keeps its promises on a local disk and on two S3 servers."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
+from fsspec import AbstractFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
-from airflow_openai_batch.engine.store import Store, says_exists
-from airflow_openai_batch.exceptions import StoreError
+from airflow_openai_batch.engine.models import Waiting
+from airflow_openai_batch.engine.runner import advance
+from airflow_openai_batch.engine.store import Store, says_exists, says_unable
+from airflow_openai_batch.exceptions import ExclusiveCreateError, StoreError
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "moto", "seaweedfs"])
 def store(request, tmp_path):
     if request.param == "file":
         return Store.at(str(tmp_path / "out"))
-    return request.getfixturevalue("s3_store")
+    return request.getfixturevalue(request.param).store()
+
+
+@pytest.fixture
+def s3_of_store(request):
+    """How fsspec gets to the store from another process."""
+    name = request.node.callspec.params["store"]
+    return {} if name == "file" else request.getfixturevalue(name).options()
 
 
 def publish(store, name, content):
@@ -160,3 +176,146 @@ def test_every_way_of_saying_that_a_name_is_taken_is_understood():
     assert says_exists(FileExistsError())
     assert says_exists(refused)
     assert not says_exists(PermissionError())
+
+
+def test_a_writer_that_is_killed_half_way_publishes_nothing(store, s3_of_store, tmp_path):
+    code = f"""
+    import time
+    from airflow_openai_batch.engine.store import Store
+    with Store.at({store.url!r}, **{s3_of_store!r}).publish("folder/a.bin") as file:
+        for _ in range(20):
+            file.write(b"x" * (1 << 20))
+        print("written", flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"written\n"
+        os.kill(writer.pid, signal.SIGKILL)
+    assert not store.exists("folder/a.bin")
+    assert store.names("folder") == []
+    publish(store, "folder/a.bin", b"whole")
+    assert store.read("folder/a.bin") == b"whole"
+
+
+def test_a_bucket_that_is_not_there_is_named(s3):
+    store = Store.at("s3://no-such-bucket/out", **s3.options())
+    for write in (lambda: store.create("a", b""), lambda: publish(store, "a", b"x"), lambda: store.put("a", b"x")):
+        with pytest.raises(StoreError, match=r"s3://no-such-bucket/out/a: .*bucket does not exist") as caught:
+            write()
+        assert "Check that the bucket or folder exists" in str(caught.value)
+
+
+DENIED = {"wrong key": ("no-such-key", "secret"), "wrong secret": ("lake-key", "secret"), "may only read": None}
+
+
+@pytest.mark.parametrize("why", DENIED)
+def test_a_store_that_denies_access_is_named_with_what_to_check(seaweedfs, why):
+    key, secret = DENIED[why] or ("reader-key", "reader-secret")
+    denied = Store.at(seaweedfs.store().url, **seaweedfs.options() | {"key": key, "secret": secret})
+    calls = {
+        "create": lambda: denied.create("a", b""),
+        "write": lambda: publish(denied, "a", b"x" * (12 << 20)),
+        "read": lambda: denied.read("a"),
+        "list": lambda: denied.names("folder"),
+        "look for": lambda: denied.exists("a"),
+    }
+    if why == "may only read":
+        seaweedfs.store().put("a", b"there")
+        assert calls.pop("read")() == b"there"
+        assert calls.pop("look for")()
+        del calls["list"]
+    for doing, call in calls.items():
+        told = rf"Could not {doing} s3://lake-bucket/out/.*(?i:denied|forbidden|key|sign)"
+        with pytest.raises(StoreError, match=told) as caught:
+            call()
+        assert "the connection may read and write there" in str(caught.value)
+
+
+def test_a_store_that_is_not_reached_is_named():
+    unreached = {"endpoint_url": "http://127.0.0.1:9", "key": "a", "secret": "b", "skip_instance_cache": True}
+    store = Store.at("s3://bucket/out", **unreached, config_kwargs={"retries": {"max_attempts": 0}})
+    store.fs.retries = 1
+    with pytest.raises(StoreError, match=r"Could not create s3://bucket/out/a: .*127\.0\.0\.1:9"):
+        store.create("a", b"")
+
+
+class Overwriting(MemoryFileSystem):
+    """Takes no notice of what it is asked for."""
+
+    def pipe_file(self, path, value, **_mode):
+        super().pipe_file(path, value)
+
+
+class Looking(MemoryFileSystem):
+    """Looks first and writes then."""
+
+    pipe_file = AbstractFileSystem.pipe_file
+
+
+class Unknowing(MemoryFileSystem):
+    """Was written before there were exclusive creates."""
+
+    def pipe_file(self, path, value):
+        super().pipe_file(path, value)
+
+
+class Refusing(MemoryFileSystem):
+    """Passes on the server's refusal."""
+
+    def pipe_file(self, path, value, mode="overwrite"):
+        if mode == "create":
+            cause = type("ClientError", (Exception,), {"response": {"Error": {"Code": "NotImplemented"}}})()
+            raise OSError(22, "A header you provided implies functionality that is not implemented") from cause
+        super().pipe_file(path, value)
+
+
+INEXACT = [Overwriting, Looking, Unknowing, Refusing]
+
+
+@pytest.fixture
+def memory():
+    yield
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+@pytest.mark.parametrize("kind", INEXACT)
+def test_a_store_without_exclusive_create_is_refused_before_anything_is_uploaded(fakes, fake, memory, kind):
+    store = Store(kind(), "/out", "memory://out")
+    with pytest.raises(ExclusiveCreateError, match=r"memory://out has no exclusive create .*single_writer=True"):
+        advance(fakes.job([{"prompt": "a"}], store=store))
+    assert not fake.calls
+    assert store.below("") == []
+    assert not ExclusiveCreateError.retryable
+
+
+@pytest.mark.parametrize("kind", INEXACT)
+def test_a_store_without_exclusive_create_will_do_for_a_single_writer(fakes, fake, memory, kind):
+    def job():
+        store = Store(kind(), "/out", "memory://out")
+        return fakes.job([{"prompt": "a"}], store=store, single_writer=True, delete_files=False)
+
+    assert isinstance(advance(job()), Waiting)
+    assert isinstance(advance(job()), Waiting)
+    fake.end()
+    assert advance(job()).manifest["rows"]["succeeded"] == 1
+    assert len(fake.batches) == 1
+
+
+def test_a_store_with_exclusive_create_is_taken(fakes, memory):
+    store = Store(MemoryFileSystem(), "/out", "memory://out")
+    assert isinstance(advance(fakes.job([{"prompt": "a"}], store=store)), Waiting)
+
+
+def test_exclusive_create_is_proved_once_a_job(fakes, s3_store, monkeypatch):
+    proofs = []
+    prove = Store.prove_exclusive
+    monkeypatch.setattr(Store, "prove_exclusive", lambda *given: proofs.append(given) or prove(*given))
+    for _ in range(3):
+        advance(fakes.job([{"prompt": "a"}], store=s3_store))
+    assert len(proofs) == 1
+
+
+def test_every_way_of_saying_that_there_is_no_exclusive_create_is_understood():
+    assert says_unable(NotImplementedError())
+    assert not says_unable(PermissionError())

@@ -183,6 +183,11 @@ class World:
         assert all(file.created_at >= since for file in found)
         return found[::-1]
 
+    def find_file(self, file_id):
+        self.touched.append(file_id)
+        file, content = self.files.get(file_id, (None, None))
+        return file if content is not None else None
+
     def delete_file(self, file_id):
         self.touched.append(file_id)
         if file_id in self.files:

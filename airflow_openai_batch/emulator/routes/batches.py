@@ -10,6 +10,7 @@ from fastapi.responses import Response  # noqa: TC002 - FastAPI reads the annota
 from airflow_openai_batch.emulator.batches import BatchCreate  # noqa: TC001 - likewise
 from airflow_openai_batch.emulator.calls import Call
 from airflow_openai_batch.emulator.errors import json_response
+from airflow_openai_batch.emulator.oddities import shown_batch, shown_create
 from airflow_openai_batch.emulator.state import Emulator  # noqa: TC001 - likewise
 
 router = APIRouter(prefix="/v1/batches", route_class=Call)
@@ -18,10 +19,14 @@ router = APIRouter(prefix="/v1/batches", route_class=Call)
 @router.post("", name="batches.create")
 async def create(asked: BatchCreate, state: Emulator) -> Response:
     """Make a batch of a file."""
+    oddities = state.settings.oddities
     file = state.files.for_batch(asked.input_file_id)
+    if file is not None and "early_limits" in oddities:
+        await state.runner.check_limit(file.path, asked.endpoint)
     batch = state.batches.create(asked, file, state.faults.for_batch)
     state.runner.start(batch)
-    return json_response(batch.to_json())
+    answer, status = shown_create(batch.to_json(), oddities)
+    return json_response(answer, status_code=status)
 
 
 @router.get("", name="batches.list")
@@ -35,7 +40,7 @@ async def list_batches(
 @router.get("/{batch_id}", name="batches.retrieve")
 async def retrieve(batch_id: str, state: Emulator) -> Response:
     """Show a batch."""
-    return json_response(state.batches.get(batch_id).to_json())
+    return json_response(shown_batch(state.batches.get(batch_id).to_json(), state.settings.oddities))
 
 
 @router.post("/{batch_id}/cancel", name="batches.cancel")
@@ -44,4 +49,4 @@ async def cancel(batch_id: str, state: Emulator) -> Response:
     batch = state.batches.get(batch_id)
     state.batches.cancel(batch)
     state.ledger.batch_changed(batch.id, status=batch.status)
-    return json_response(batch.to_json())
+    return json_response(shown_batch(batch.to_json(), state.settings.oddities))

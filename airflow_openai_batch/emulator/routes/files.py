@@ -78,7 +78,9 @@ async def save_file(state: State, file: Any, max_bytes: int, name: str = "file")
 
 
 def hide(state: State, file: StoredFile) -> None:
-    """Let the ``missing_file`` fault act on a new file."""
+    """Let the ``missing_file`` fault, and a server that reads files at leisure, act on a new file."""
+    if "pending_files" in state.settings.oddities:
+        file.pending_until = time.monotonic() + state.settings.file_processing
     for fault in state.faults.for_file():
         file.hidden_until = time.monotonic() + fault.seconds
 
@@ -148,6 +150,10 @@ async def delete(file_id: str, state: Emulator) -> Response:
 async def content(file_id: str, request: Request, state: Emulator) -> Response:
     """Send a file's bytes, whole or the ``Range`` that was asked for."""
     file = state.files.get(file_id)
+    if "no_ranges" in state.settings.oddities:
+        scope = request.scope
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        return _Download(file.path, media_type="application/octet-stream", filename=file.filename)
     wanted = _RANGE.match(request.headers.get("range", ""))
     if wanted and int(wanted[1]) >= file.size:
         headers = {"content-range": f"bytes */{file.size}"}

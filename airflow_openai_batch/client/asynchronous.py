@@ -1,0 +1,55 @@
+"""What the triggerer needs, without blocking its loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_openai_batch.client import wire
+from airflow_openai_batch.client.errors import UnreadableError, translated
+from airflow_openai_batch.client.sdk import async_sdk
+from airflow_openai_batch.client.synchronous import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from airflow_openai_batch.client.config import ClientConfig
+    from airflow_openai_batch.engine.models import BatchSnapshot
+
+
+class AsyncOpenAIBatchClient:
+    """Looks at batches, and cancels them.
+
+    :param config: how to reach the API; the SDK's own retries are off, since a poll that failed has a next one.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self.config = config
+        self.sdk = async_sdk(config)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.sdk.close()
+
+    async def retrieve_batch(self, batch_id: str) -> BatchSnapshot:
+        """Return one batch."""
+        with translated(self.config, f"Looking at batch {batch_id}"):
+            answer = await self.sdk.batches.with_raw_response.retrieve(batch_id)
+            return wire.batch_of(wire.decoded(answer.content), expires=self.config.expires)
+
+    async def list_batches(self) -> AsyncIterator[BatchSnapshot]:
+        """Yield all batches in the server's order (newest first, at OpenAI), pages of 100 as they are asked for."""
+        with translated(self.config, "Listing batches"):
+            turner = wire.PageTurner()
+            while turner.more:
+                answer = await self.sdk.batches.with_raw_response.list(limit=PAGE, **turner.after)
+                for item in turner.take(wire.decoded(answer.content)):
+                    yield wire.batch_of(item, expires=self.config.expires)
+
+    async def cancel_batch(self, batch_id: str) -> BatchSnapshot:
+        """Ask for a batch's cancellation."""
+        with translated(self.config, f"Cancelling batch {batch_id}"):
+            answer = await self.sdk.batches.with_raw_response.cancel(batch_id)
+        try:
+            return wire.batch_of(wire.decoded(answer.content), expires=self.config.expires)
+        except UnreadableError:
+            return await self.retrieve_batch(batch_id)

@@ -1,0 +1,279 @@
+"""The calls of a worker. What is safe to repeat is repeated by the SDK itself.
+
+``batches.create`` is sent once (``max_retries=0``): no idempotency key exists, and a repeated create is a second paid
+batch. Uploads and downloads are repeated here, since the SDK can't rewind a stream or resume one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
+
+import openai
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from airflow_openai_batch.client import wire
+from airflow_openai_batch.client.config import shown
+from airflow_openai_batch.client.errors import UnreadableError, refusal, translated
+from airflow_openai_batch.client.sdk import sync_sdk
+from airflow_openai_batch.engine.progress import Progress
+from airflow_openai_batch.exceptions import NotFoundError, RateLimitError, RejectedError, UnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from airflow_openai_batch.client.config import ClientConfig
+    from airflow_openai_batch.engine.models import BatchSnapshot, RemoteFile
+
+log = logging.getLogger(__name__)
+
+PAGE = 100
+"""Things asked for at once; the most that the API gives (API reference)."""
+
+_PIECE = 1 << 20
+_RANDOM = wait_random_exponential(multiplier=0.5, max=60)
+_PENDING = frozenset({"pending", "running", "uploading", "processing", "importing", "notrunning"})
+_SPOILT = frozenset({"error", "failed", "deleted"})
+_FIRST_LOOK, _RAREST_LOOK = 0.1, 5.0
+
+
+def _asked_or_random(state: RetryCallState) -> float:
+    """Wait as long as OpenAI asked, or for a random time that grows."""
+    error = state.outcome.exception() if state.outcome else None
+    return max(getattr(error, "retry_after", 0.0), _RANDOM(state))
+
+
+def _is_count(text: str | None) -> TypeGuard[str]:
+    return text is not None and text.isdigit()
+
+
+class OpenAIBatchClient:
+    """The engine's ``BatchAPI``, by the SDK.
+
+    :param config: how to reach the API.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        self.config = config
+        self.sdk = sync_sdk(config)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.sdk.close()
+
+    def _retrying(self) -> Retrying:
+        return Retrying(
+            stop=stop_after_attempt(self.config.max_retries + 1),
+            wait=_asked_or_random,
+            retry=retry_if_exception_type((UnreachableError, RateLimitError)),
+            before_sleep=lambda state: log.warning("%s", state.outcome.exception() if state.outcome else ""),
+            reraise=True,
+        )
+
+    def check(self) -> str:
+        """Make the cheapest call that proves key and base URL.
+
+        :return: a sentence for the connection form.
+        """
+        with translated(self.config, "Testing the connection"):
+            answer = self.sdk.with_options(max_retries=0).batches.with_raw_response.list(limit=1)
+            wire.page_of(wire.decoded(answer.content))
+        return f"The Batch API answers at {shown(str(self.sdk.base_url))}"
+
+    def upload(self, name: str, opener: Callable[[], BinaryIO]) -> RemoteFile:
+        """Upload a file for a batch, streamed; ``opener`` is called anew for each try."""
+        sdk = self.sdk.with_options(max_retries=0, timeout=self.config.transfer_timeout)
+        for attempt in self._retrying():
+            with attempt, opener() as content, translated(self.config, f"Uploading {name}"):
+                given = (name, content, "application/jsonl")
+                answer = sdk.files.with_raw_response.create(file=given, purpose="batch")
+                file, status = wire.file_of(wire.decoded(answer.content))
+        self._settle(file.id, status)
+        return file
+
+    def _settle(self, file_id: str, status: str) -> None:
+        """Wait until the server has read a file: Azure refuses a batch of one that is still ``pending``."""
+        doing = f"Waiting for file {file_id}"
+        give_up, pause = time.monotonic() + self.config.transfer_timeout, _FIRST_LOOK
+        while status in _PENDING:
+            if time.monotonic() > give_up:
+                raise UnreachableError(f"{doing}: {self.config.where} still has it as {status}")
+            time.sleep(pause)
+            pause = min(2 * pause, _RAREST_LOOK)
+            with translated(self.config, doing):
+                answer = self.sdk.files.with_raw_response.retrieve(file_id)
+                _, status = wire.file_of(wire.decoded(answer.content))
+        if status in _SPOILT:
+            raise RejectedError(f"{doing}: {self.config.where} couldn't read it: its status is {status}")
+
+    def find_file(self, file_id: str) -> RemoteFile | None:
+        """Return a file, None where it isn't there."""
+        try:
+            with translated(self.config, f"Looking at file {file_id}"):
+                answer = self.sdk.files.with_raw_response.retrieve(file_id)
+                return wire.file_of(wire.decoded(answer.content))[0]
+        except NotFoundError:
+            return None
+
+    def files_named(self, name: str, *, since: float) -> list[RemoteFile]:
+        """Return the files of that name, newest first, looking back to ``since``; none where files can't be listed."""
+        found: list[RemoteFile] = []
+        try:
+            for file, status in self._files("batch"):
+                if file.created_at and file.created_at < since:
+                    break
+                if file.name == name:
+                    self._settle(file.id, status)
+                    found.append(file)
+        except (NotFoundError, RejectedError) as error:
+            log.info("Files that an earlier try uploaded can't be looked for: %s", error)
+        return found
+
+    def list_files(self, *, purpose: str = "batch") -> Iterator[RemoteFile]:
+        """Yield files, newest first."""
+        for file, _status in self._files(purpose):
+            yield file
+
+    def _files(self, purpose: str) -> Iterator[tuple[RemoteFile, str]]:
+        def ask(after: dict[str, Any]) -> Any:
+            return self.sdk.files.with_raw_response.list(purpose=purpose, order="desc", limit=PAGE, **after)
+
+        with translated(self.config, "Listing files"):
+            for page in self._pages(ask):
+                yield from map(wire.file_of, page)
+
+    def _pages(self, ask: Callable[[dict[str, Any]], Any]) -> Iterator[list[Any]]:
+        """Yield pages as they are asked for."""
+        turner = wire.PageTurner()
+        while turner.more:
+            yield turner.take(wire.decoded(ask(turner.after).content))
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete a file; one that isn't there is no error."""
+        try:
+            with translated(self.config, f"Deleting file {file_id}"):
+                self.sdk.files.with_raw_response.delete(file_id)
+        except NotFoundError:
+            log.debug("File %s isn't there", file_id)
+
+    def create_batch(
+        self,
+        *,
+        input_file_id: str,
+        endpoint: str,
+        completion_window: str,
+        metadata: Mapping[str, str],
+        output_expires_after: int | None = None,
+    ) -> BatchSnapshot:
+        """Create a batch with one single call.
+
+        :raises UnreachableError: also for an answer that is neither a batch nor a refusal: one may have been made.
+        """
+        more: dict[str, Any] = {}
+        if output_expires_after is not None:
+            more["output_expires_after"] = {"anchor": "created_at", "seconds": output_expires_after}
+        sdk = self.sdk.with_options(max_retries=0, timeout=self.config.create_timeout)
+        doing = "Creating a batch"
+        with translated(self.config, doing):
+            answer = sdk.batches.with_raw_response.create(
+                input_file_id=input_file_id,
+                endpoint=endpoint,  # type: ignore[arg-type] # the list of endpoints grows
+                completion_window=completion_window,  # type: ignore[arg-type] # gateways have others
+                metadata=dict(metadata),
+                **more,
+            )
+            value = wire.decoded(answer.content)
+            try:
+                return wire.batch_of(value, expires=self.config.expires)
+            except UnreadableError:
+                issues = wire.issues_of(value)
+                if not issues:
+                    raise
+        raise refusal(issues[0], self.config, doing)
+
+    def retrieve_batch(self, batch_id: str) -> BatchSnapshot:
+        """Return one batch."""
+        with translated(self.config, f"Looking at batch {batch_id}"):
+            answer = self.sdk.batches.with_raw_response.retrieve(batch_id)
+            return wire.batch_of(wire.decoded(answer.content), expires=self.config.expires)
+
+    def list_batches(self) -> Iterator[BatchSnapshot]:
+        """Yield all batches, newest first, a page of 100 at a time as they are asked for.
+
+        Whoever looks for a lost create stops at the first batch that is too old: a server that lists in another order
+        is read to its end before the first batch is given.
+        """
+
+        def ask(after: dict[str, Any]) -> Any:
+            return self.sdk.batches.with_raw_response.list(limit=PAGE, **after)
+
+        with translated(self.config, "Listing batches"):
+            pages = ([wire.batch_of(item, expires=self.config.expires) for item in page] for page in self._pages(ask))
+            first = next(pages, [])
+            if not wire.newest_first(first):
+                every = [*first, *(batch for page in pages for batch in page)]
+                first = sorted(every, key=lambda batch: batch.created_at, reverse=True)
+            yield from first
+            for page in pages:
+                yield from page
+
+    def cancel_batch(self, batch_id: str) -> BatchSnapshot:
+        """Cancel a batch; one that has ended already is returned as it is."""
+        # The SDK would ask again for seconds on end after a 409, which is what an ended batch answers.
+        sdk = self.sdk.with_options(max_retries=0)
+        for attempt in self._retrying():
+            with attempt:
+                try:
+                    with translated(self.config, f"Cancelling batch {batch_id}"):
+                        answer = sdk.batches.with_raw_response.cancel(batch_id)
+                except UnreachableError as error:
+                    if error.status != HTTPStatus.CONFLICT:
+                        raise
+                    return self.retrieve_batch(batch_id)
+        try:
+            return wire.batch_of(wire.decoded(answer.content), expires=self.config.expires)
+        except UnreadableError:
+            return self.retrieve_batch(batch_id)
+
+    def download(self, file_id: str, target: BinaryIO) -> int:
+        """Stream a file into ``target``; a transfer that broke goes on where it was, if the server takes ranges."""
+        expected: int | None = None
+        for attempt in self._retrying():
+            with attempt, translated(self.config, f"Downloading file {file_id}"):
+                expected = self._pull(file_id, target)
+        size = target.tell()
+        if expected is not None and size != expected:
+            raise UnreachableError(f"File {file_id} has {expected:,} bytes, {size:,} arrived")
+        return size
+
+    def _pull(self, file_id: str, target: BinaryIO) -> int | None:
+        """Append what is still missing; return the file's whole size where the server says it."""
+        have = target.seek(0, 2)
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        sdk = self.sdk.with_options(max_retries=0, timeout=self.config.transfer_timeout)
+        try:
+            streaming = sdk.files.with_streaming_response.content(file_id, extra_headers=headers)
+            with streaming as response:
+                if have and response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                    log.info("The server doesn't resume downloads; file %s starts again", file_id)
+                    target.seek(0)
+                    target.truncate()
+                    have = 0
+                length = response.headers.get("content-length")
+                progress = Progress(f"Downloading file {file_id}", "bytes", int(length) if _is_count(length) else None)
+                for piece in response.iter_bytes(_PIECE):
+                    target.write(piece)
+                    progress.add(len(piece))
+        except openai.APIStatusError as error:
+            if have and error.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                # Nothing is missing: the transfer broke at its very end.
+                return None
+            raise
+        total = have + int(length) if _is_count(length) else None
+        if total is not None and target.tell() < total:
+            raise UnreachableError(f"Downloading file {file_id}: {target.tell():,} of {total:,} bytes arrived")
+        return total

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,7 +37,7 @@ def reach_database() -> None:
 def reach_broker() -> None:
     """Connect to Celery's broker."""
     from airflow.configuration import conf
-    from kombu import Connection
+    from kombu.connection import Connection
 
     url = conf.get_mandatory_value("celery", "broker_url")
     try:
@@ -91,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

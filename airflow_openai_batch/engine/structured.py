@@ -62,7 +62,11 @@ def strict_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
     Source: the Structured Outputs guide, "Supported schemas".
     """
-    closed: dict[str, Any] = _strict(deepcopy(schema))
+    root = deepcopy(schema)
+    definitions = root.get("$defs", {})
+    held = definitions.get(str(root.get("$ref")).removeprefix("#/$defs/"))
+    # A model that holds itself is a mere reference to its definition; the root must be an object.
+    closed: dict[str, Any] = _strict({**held, "$defs": definitions} if isinstance(held, dict) else root)
     return closed
 
 

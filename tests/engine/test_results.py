@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from enum import Enum
 from pathlib import Path
 from typing import Optional
@@ -12,6 +13,8 @@ from pydantic import BaseModel
 
 from airflow_openai_batch.engine.models import STATUSES
 from airflow_openai_batch.engine.requests import ENDPOINTS
+from airflow_openai_batch.engine.runner import advance
+from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.engine.structured import normalize
 
 RESULT = [
@@ -133,8 +136,6 @@ def test_a_json_schema_comes_back_as_parsed_json(desk, wanted):
 
 
 def test_answers_are_checked_against_the_schema_that_the_job_began_with(fakes, fake):
-    from airflow_openai_batch.engine.runner import advance
-
     options = {"response_format": normalize(Review), "max_rounds": 1}
     fits = {"mood": "good", "dishes": [{"name": "soup", "price": None}], "note": None}
     texts = {"r0": json.dumps(fits), "r1": json.dumps({**fits, "mood": "so-so"}), "r2": "no json"}
@@ -192,8 +193,6 @@ def test_several_inputs_of_an_embedding_come_back_as_several_vectors(desk):
 
 
 def test_of_two_rounds_the_better_answer_counts(fakes, fake):
-    from airflow_openai_batch.engine.runner import advance
-
     options = {"response_format": {"type": "json_object"}}
     advance(fakes.job(["a"], **options))
     fake.end(answer=lambda request: fake.answered(request, "no json"))
@@ -204,8 +203,6 @@ def test_of_two_rounds_the_better_answer_counts(fakes, fake):
 
 
 def test_thousands_of_scattered_rows_that_go_again_are_landed_in_their_place(fakes, fake):
-    from airflow_openai_batch.engine.runner import advance
-
     rows = [f"row {n}" for n in range(2_500)]
 
     def odd_ones_expire(request):
@@ -247,8 +244,6 @@ def test_ten_errors_are_shown_in_the_manifest(desk):
 
 
 def test_lines_of_a_batch_may_come_in_any_order(fakes, fake, monkeypatch):
-    from airflow_openai_batch.engine.runner import advance
-
     real = fake.put
 
     def shuffled(name, content):
@@ -259,3 +254,40 @@ def test_lines_of_a_batch_may_come_in_any_order(fakes, fake, monkeypatch):
     advance(fakes.job(list("abcdef")))
     fake.end()
     assert fakes.finish(fakes.job(list("abcdef"))).outputs == list("abcdef")
+
+
+class Watched(Store):
+    """A store whose files are somewhere else; notes what is read of it, and by which thread."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.is_local = False
+        self.read_by = []
+
+    def open(self, name):
+        self.read_by.append((name, threading.current_thread().name))
+        return super().open(name)
+
+
+def test_raw_files_of_the_next_part_are_fetched_while_one_is_landed(fakes, fake):
+    rows = [f"row {n}" for n in range(8)]
+    advance(fakes.job(rows, requests_per_batch=2))
+    for batch in list(fake.batches):
+        fake.end(batch)
+    advance(fakes.job(rows, requests_per_batch=2), stop="ended")
+    (fakes.out / "results").mkdir()
+    store = Watched.at(str(fakes.out))
+    done = fakes.finish(fakes.job(rows, requests_per_batch=2, store=store))
+    assert done.outputs == rows
+    names = [name for name, _ in store.read_by]
+    raws, joints = ([name for name in names if name.startswith(f"_job/{kind}/")] for kind in ("raw", "rows"))
+    assert len(raws) == len(joints) == 4
+    fetched = [name for name, thread in store.read_by if thread.startswith("openai-batch-fetch")]
+    assert fetched == sorted(raws)[1:]
+    # One part ahead, no more.
+    assert all(names.index(raws[part + 2]) > names.index(joints[part]) for part in range(2))
+    assert not [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith(("openai-batch-fetch", "openai-batch-write"))
+    ]

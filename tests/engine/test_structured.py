@@ -38,6 +38,19 @@ def objects(node):
     return own + [found for value in node.values() for found in objects(value)]
 
 
+class Node(BaseModel):
+    name: str
+    children: list[Node]
+
+
+def test_a_model_that_holds_itself_becomes_an_object_and_its_answers_are_checked():
+    response_format = normalize(Node)
+    assert response_format["json_schema"]["schema"]["type"] == "object"
+    check = answer_check(response_format)
+    assert check({"name": "a", "children": [{"name": "b", "children": []}]}) is None
+    assert check({"name": "a", "children": [{"name": "b"}]}).startswith("$.children[0]")
+
+
 def test_a_pydantic_model_becomes_a_strict_schema():
     made = normalize(Review)
     assert made["type"] == "json_schema"

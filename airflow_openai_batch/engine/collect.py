@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_openai_batch.engine.answers import Check, parse_line, parse_lines, read_line
 from airflow_openai_batch.engine.models import Attempt, BatchIssue, BatchSnapshot, EndRecord, RowIssue, Shard, Usage
-from airflow_openai_batch.engine.planner import SHARDS
 from airflow_openai_batch.engine.raws import RAW
 from airflow_openai_batch.engine.requests import row_of
 from airflow_openai_batch.engine.results import absent
 from airflow_openai_batch.engine.rounds import compress, expand
+from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import NotFoundError
 
 if TYPE_CHECKING:

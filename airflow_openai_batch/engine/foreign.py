@@ -15,7 +15,8 @@ import orjson
 from airflow_openai_batch.engine.answers import parse_line
 from airflow_openai_batch.engine.journal import VERSION, Journal
 from airflow_openai_batch.engine.models import BatchRecord, IntentRecord, JobRecord, Key, Part, Plan, Shard
-from airflow_openai_batch.engine.planner import JOINTS, SHARDS
+from airflow_openai_batch.engine.planner import JOINTS
+from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import BatchEndedError, JobMismatchError, NotFoundError
 
 if TYPE_CHECKING:

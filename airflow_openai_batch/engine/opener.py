@@ -15,8 +15,9 @@ import orjson
 
 from airflow_openai_batch.engine.journal import JOB, MANIFEST, VERSION, Journal
 from airflow_openai_batch.engine.models import JobRecord, OwnerRecord
-from airflow_openai_batch.engine.planner import Limits, OvertakenError, Planner
+from airflow_openai_batch.engine.planner import OvertakenError, Planner
 from airflow_openai_batch.engine.requests import RequestBuilder
+from airflow_openai_batch.engine.shards import Limits
 from airflow_openai_batch.exceptions import InputError, JobMismatchError, JobOwnedError
 
 if TYPE_CHECKING:

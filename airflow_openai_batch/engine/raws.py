@@ -7,7 +7,6 @@ thread while the present one is landed.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from airflow_openai_batch.engine.answers import parse_lines
+from airflow_openai_batch.engine.nearby import Read, reader_of
 from airflow_openai_batch.engine.requests import row_of
 from airflow_openai_batch.exceptions import JournalError
 
@@ -183,7 +183,7 @@ class Raw:
         self._coming: Future[_Copies] | None = None
         self._stack = ExitStack()
         self._files: list[BinaryIO] = []
-        self._fds: list[tuple[int, int]] = []
+        self._reads: list[tuple[Read, int]] = []
         self._border = self._end = 0
         self._line = b""
         self._parse = parse_lines(iter(lambda: self._line, None)).__next__
@@ -205,8 +205,7 @@ class Raw:
         first, step, span, starts, lengths, others = (
             index.first, index.step, index.span, index.starts, index.lengths, index.others,
         )  # fmt: skip
-        fds, border, foreign = self._fds, self._border, self._foreign
-        pread, loads = os.pread, orjson.loads
+        reads, border, foreign, loads = self._reads, self._border, self._foreign, orjson.loads
 
         def value(row: int, wire: str) -> dict[str, Any] | None:
             place, odd = divmod(row - first, step)
@@ -217,9 +216,9 @@ class Raw:
             self.size = length
             if not length:
                 return self._read_all(row, wire)
-            fd, base = fds[-1] if start >= border else fds[0]
+            read, base = reads[-1] if start >= border else reads[0]
             try:
-                found: dict[str, Any] = loads(pread(fd, length, start - base))
+                found: dict[str, Any] = loads(read(start - base, length))
             except orjson.JSONDecodeError as error:
                 raise self._damaged(row, error) from error
             return found if found["custom_id"] == wire else self._read_all(row, wire)
@@ -248,13 +247,13 @@ class Raw:
         self._files = [self._stack.enter_context(path.open("rb", _PIECE)) for path in copies.paths]
         for file, path in zip(self._files, copies.paths, strict=True):
             self._border = self._end
-            self._fds.append((file.fileno(), self._end))
+            self._reads.append((reader_of(file.fileno()), self._end))
             self._end += path.stat().st_size
         self.value = self._reader(self._indexed())
 
     def _indexed(self) -> _Index:
         index = _Index(self._shard, self._step)
-        for file, (_, start) in zip(self._files, self._fds, strict=True):
+        for file, (_, start) in zip(self._files, self._reads, strict=True):
             file.seek(0)
             index.note(file, start, _head if self._by_head else _no_head, self._key)
         return index
@@ -275,6 +274,7 @@ class Raw:
         if coming is not None and not coming.cancel():
             coming.add_done_callback(_remove)
         self._stack.close()
+        self._reads = []
         self.value = self._first_value
 
 

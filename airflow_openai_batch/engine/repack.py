@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_openai_batch.engine.models import Shard, halves_of
-from airflow_openai_batch.engine.planner import SHARDS, Limits, ShardWriter
+from airflow_openai_batch.engine.shards import SHARDS, Limits, ShardWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,12 +35,12 @@ def repack(
                     if row not in wanted:
                         continue
                     writer = writers.get(shard.model)
-                    if writer is not None and limits.full(writer, line, inputs):
+                    if writer is not None and writer.add(row, line, inputs):
+                        continue
+                    if writer is not None:
                         done.append(writers.pop(shard.model).close())
-                        writer = None
-                    if writer is None:
-                        number = len(done) + len(writers)
-                        writer = writers[shard.model] = ShardWriter(store, number, round_, shard.model)
+                    number = len(done) + len(writers)
+                    writer = writers[shard.model] = ShardWriter(store, number, round_, shard.model, limits)
                     writer.add(row, line, inputs)
         done.extend(writer.close() for writer in writers.values())
     except BaseException:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import orjson
@@ -38,6 +39,8 @@ BYTES_PER_TOKEN = 4
 
 _READY_MADE = frozenset({"custom_id", "method", "url", "body"})
 """The fields of a request line."""
+
+_NONE: dict[str, Any] = {}
 
 _WIRE = re.compile(r"r(0|[1-9][0-9]{0,17})")
 
@@ -107,20 +110,12 @@ class RequestSpec:
     resolve: Callable[[str], tuple[Any, str]] | None = field(default=None, compare=False, repr=False)
 
 
-class Request(NamedTuple):
-    """A row made into a line.
+Line = tuple[bytes, str, int]
+"""A line of a shard with its newline, its model, and how much of the batch's count it takes up."""
 
-    :param line: the wire's line, with its newline.
-    :param joint: the line that joins results back: row number, the user's id, the user's columns; no newline.
-    :param custom_id: the user's own id, or None.
-    :param inputs: how much of the batch's count it takes up.
-    """
-
-    line: bytes
-    joint: bytes
-    custom_id: str | None
-    model: str
-    inputs: int
+Built = tuple[str | None, bytes, bytes, Iterable[Line]]
+"""What a row was made into: the user's own id or None; the id that the result shows, and the row's columns, both as
+JSON; its lines, one for each model. Bare tuples: there is one for each of millions of rows."""
 
 
 class RowError(ValueError):
@@ -199,56 +194,59 @@ class RequestBuilder:
                 tuple(spec.image_columns), spec.image_root, spec.image_detail, spec.endpoint, spec.resolve
             )
 
-    def build(self, row: int, data: dict[str, Any]) -> tuple[Request, ...]:
+    def build(self, row: int, data: dict[str, Any]) -> Built:
         """Make the requests of one row: one, or with several models one for each.
 
         :param row: its number in the source, from 0. Requests are numbered likewise, row by row.
         :raises RowError: the row can't be sent.
         """
-        if ("body" in data or "method" in data) and is_ready_made(data, templated=self._templated):
-            body, columns = self._ready_made(data)
+        body = data.get("body")
+        custom_id = data.get("custom_id")
+        if (
+            type(body) is dict
+            and type(custom_id) is str
+            and custom_id
+            and data.get("method") == "POST"
+            and data.get("url") == self._spec.endpoint
+        ):
+            columns = _NONE
+            if len(data) > len(_READY_MADE) or "model" not in body:
+                body, columns = self._ready_made(data, body)
+        elif ("body" in data or "method" in data) and is_ready_made(data, templated=self._templated):
+            self._check_ready_made(data)
+            body, columns = self._ready_made(data, data["body"])
         else:
             body, columns = self._from_row(data), data
         if self._images is not None:
             columns = self._images.shown(columns)
         self._check(body)
-        custom_id = data.get("custom_id")
-        if custom_id is not None and not isinstance(custom_id, str):
-            custom_id = _scalar_id(custom_id)
-        joint = b'"row":%d,"custom_id":%b,"input":%b' % (
-            row,
-            _dumps(custom_id) if custom_id else b'"r%d"' % row,
-            _encode("", columns),
-        )
-        models = self._models
-        if not models:
-            model = body.get("model")
-            if type(model) is not str or not model:
-                raise RowError("model", "no model: give model=, or a model in each row")
-            inputs = count_inputs(body, self._spec.endpoint) if self._embeds else 1
-            return (Request(self._head % (row, _encode("body", body)), joint, custom_id, model, inputs),)
+        if custom_id is None:
+            identity = b'"r%d"' % row
+        else:
+            custom_id = custom_id if type(custom_id) is str else _scalar_id(custom_id)
+            identity = _encode("custom_id", custom_id) if custom_id else b'"r%d"' % row
+        shown = _encode("", columns) if columns else b"{}"
+        if self._models:
+            return custom_id, identity, shown, self._for_each_model(row, body)
+        model = body.get("model")
+        if type(model) is not str or not model:
+            raise RowError("model", "no model: give model=, or a model in each row")
+        inputs = count_inputs(body, self._spec.endpoint) if self._embeds else 1
+        return custom_id, identity, shown, ((self._head % (row, _encode("body", body)), model, inputs),)
+
+    def _for_each_model(self, row: int, body: dict[str, Any]) -> list[Line]:
         if "model" in body:
             raise RowError("model", "the row names its own model, and model= names several: drop one of both")
         inputs = count_inputs(body, self._spec.endpoint)
-        return tuple(
-            Request(self._head % (number, _encode("body", {**body, "model": model})), joint, custom_id, model, inputs)
-            for number, model in enumerate(models, row * len(models))
-        )
+        return [
+            (self._head % (number, _encode("body", {**body, "model": model})), model, inputs)
+            for number, model in enumerate(self._models, row * len(self._models))
+        ]
 
-    def _ready_made(self, data: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        body = data.get("body")
-        if not (
-            type(body) is dict
-            and data.get("method") == "POST"
-            and data.get("url") == self._spec.endpoint
-            and type(data.get("custom_id")) is str
-            and data["custom_id"]
-        ):
-            self._check_ready_made(data)
-            body = data["body"]
-        model = self._model or data.get("model")
-        if model and "model" not in body and not self._models:
-            body = {"model": model, **body}
+    def _ready_made(self, data: dict[str, Any], body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        if "model" not in body and not self._models:
+            model = self._model or data.get("model")
+            body = {"model": model, **body} if model else body
         if len(data) == len(_READY_MADE):
             return body, {}
         return body, {key: value for key, value in data.items() if key not in _READY_MADE}

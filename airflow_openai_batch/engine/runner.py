@@ -44,12 +44,12 @@ from airflow_openai_batch.engine.models import (
     SplitRecord,
     Waiting,
 )
-from airflow_openai_batch.engine.planner import Limits
 from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.engine.repack import halve, repack
 from airflow_openai_batch.engine.requests import measure
 from airflow_openai_batch.engine.results import RESULTS, Landing, Tally
 from airflow_openai_batch.engine.rounds import expand
+from airflow_openai_batch.engine.shards import Limits
 from airflow_openai_batch.engine.sources import place_of
 from airflow_openai_batch.engine.submit import SKEW, Submitter, too_large
 from airflow_openai_batch.exceptions import (

@@ -32,8 +32,8 @@ from airflow_openai_batch.engine.models import (
     UploadRecord,
     VoidRecord,
 )
-from airflow_openai_batch.engine.planner import SHARDS
 from airflow_openai_batch.engine.progress import Progress
+from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import (
     APIError,
     JournalError,

@@ -6,10 +6,11 @@ Python objects, no files. A name inside ``row`` is a column, whatever methods a 
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from airflow_openai_batch.exceptions import ConfigurationError
@@ -46,6 +47,10 @@ class _Missing(jinja2.StrictUndefined):
 _ENVIRONMENT = _RowEnvironment(undefined=_Missing, autoescape=False, keep_trailing_newline=True)
 
 
+_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""What the values of a row may do to a template."""
+
+
 class TemplateError(ValueError):
     """A template that couldn't be rendered for one row."""
 
@@ -66,7 +71,8 @@ def compile_text(text: str, field: str) -> Callable[[dict[str, Any]], str]:
     if not is_template(text):
         return lambda _row: text
     try:
-        unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) - {"row"}
+        tree = _ENVIRONMENT.parse(text)
+        unknown = meta.find_undeclared_variables(tree) - {"row"}
         template = _ENVIRONMENT.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigurationError(f"{field}: not a template: {error.message} (line {error.lineno})") from error
@@ -84,10 +90,54 @@ def compile_text(text: str, field: str) -> Callable[[dict[str, Any]], str]:
             return "".join(parts(context(_ENVIRONMENT, {"row": row}, None, {})))
         except jinja2.TemplateError as error:
             raise TemplateError(str(error.message or type(error).__name__)) from error
-        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+        except _ERRORS as error:
             raise TemplateError(f"{type(error).__name__}: {error}") from error
 
-    return rendered
+    return _shortcut(tree, rendered) or rendered
+
+
+def _shortcut(
+    tree: nodes.Template, rendered: Callable[[dict[str, Any]], str]
+) -> Callable[[dict[str, Any]], str] | None:
+    """Return a faster way to the same text for a template of words and columns alone, which most are; else None.
+
+    Jinja's own way, a context for each row, takes eight times as long. What goes wrong here is left to it, for its
+    message.
+    """
+    pattern, columns = "", []
+    for node in tree.body:
+        for part in node.nodes if isinstance(node, nodes.Output) else (node,):
+            if isinstance(part, nodes.TemplateData):
+                pattern += part.data.replace("%", "%%")
+                continue
+            column = _column(part)
+            if column is None:
+                return None
+            pattern += "%s"
+            columns.append(column)
+    first = columns[0] if len(columns) == 1 else None
+    several = itemgetter(*columns) if len(columns) > 1 else None
+
+    def filled(row: dict[str, Any]) -> str:
+        if type(row) is dict:
+            try:
+                return pattern % (several(row) if several else (row[first],))
+            except _ERRORS:
+                pass
+        return rendered(row)
+
+    return filled if columns else None
+
+
+def _column(node: nodes.Node) -> str | None:
+    """Return the column of ``row.column`` or ``row["column"]``, None for anything else."""
+    name: Any = None
+    if isinstance(node, nodes.Getattr):
+        name = node.attr
+    elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+        name = node.arg.value
+    of_row = name is not None and isinstance(node.node, nodes.Name) and node.node.name == "row"  # type: ignore[attr-defined]
+    return name if of_row and isinstance(name, str) else None
 
 
 def compile_value(value: Any, field: str) -> Callable[[dict[str, Any]], Any]:

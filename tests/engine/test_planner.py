@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from airflow_openai_batch.engine.planner import JOINTS, SHARDS, Limits, Planner
+from airflow_openai_batch.engine.planner import JOINTS, Planner
 from airflow_openai_batch.engine.repack import repack
 from airflow_openai_batch.engine.requests import RequestBuilder, RequestSpec, measure
+from airflow_openai_batch.engine.shards import SHARDS, Limits
 from airflow_openai_batch.engine.sources import open_source
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import InputError
@@ -67,7 +68,8 @@ def test_a_shard_holds_as_many_requests_as_a_batch_takes(store):
 
 
 def test_a_shard_holds_as_many_bytes_as_a_batch_takes(store):
-    line = len(RequestBuilder(RequestSpec(model="m")).build(0, {"prompt": "row 0"})[0].line)
+    *_, ((request, _, _),) = RequestBuilder(RequestSpec(model="m")).build(0, {"prompt": "row 0"})
+    line = len(request)
     assert rows_of(store, make(store, prompts(5), size=3 * line)) == [[0, 1, 2], [3, 4]]
 
 

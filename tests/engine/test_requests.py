@@ -26,12 +26,16 @@ CHAT = "/v1/chat/completions"
 
 
 def build(data, number=0, **spec):
-    (request,) = RequestBuilder(RequestSpec(**{"model": "m", **spec})).build(number, data)
-    return request
+    return RequestBuilder(RequestSpec(**{"model": "m", **spec})).build(number, data)
+
+
+def raw_line(data, **spec):
+    *_, ((raw, _model, _inputs),) = build(data, **spec)
+    return raw
 
 
 def line(data, **spec):
-    return json.loads(build(data, **spec).line)
+    return json.loads(raw_line(data, **spec))
 
 
 def body(data, **spec):
@@ -39,7 +43,8 @@ def body(data, **spec):
 
 
 def joint(data, **spec):
-    return json.loads(b"{%b}" % build(data, **spec).joint)
+    _, identity, columns, _ = build(data, **spec)
+    return {"custom_id": json.loads(identity), "input": json.loads(columns)}
 
 
 def ready(**fields):
@@ -64,7 +69,6 @@ def test_a_line_holds_our_id_and_the_endpoint():
 
 def test_the_joint_holds_what_results_need_of_the_row():
     assert joint({"prompt": "hi", "custom_id": "a", "n": 1}, number=3) == {
-        "row": 3,
         "custom_id": "a",
         "input": {"prompt": "hi", "custom_id": "a", "n": 1},
     }
@@ -175,9 +179,8 @@ def test_stream_false_is_no_streaming():
 
 def test_a_ready_made_request_is_taken_as_it_is():
     made = ready(body={"model": "own", "messages": [{"role": "user", "content": "hi"}], "n": 2}, note="mine")
-    request = build(made, prompt=None)
-    assert json.loads(request.line)["body"] == made["body"]
-    assert json.loads(b"{%b}" % request.joint) == {"row": 0, "custom_id": "mine", "input": {"note": "mine"}}
+    assert body(made, prompt=None) == made["body"]
+    assert joint(made, prompt=None) == {"custom_id": "mine", "input": {"note": "mine"}}
 
 
 def test_a_ready_made_request_without_a_model_gets_the_jobs():
@@ -274,8 +277,8 @@ def test_other_requests_count_once():
 
 
 def test_a_line_tells_its_row_and_its_inputs_again():
-    request = build({"input": ["a", "b"]}, number=123, endpoint="/v1/embeddings")
-    assert measure(request.line, "/v1/embeddings") == (123, 2)
+    line = raw_line({"input": ["a", "b"]}, number=123, endpoint="/v1/embeddings")
+    assert measure(line, "/v1/embeddings") == (123, 2)
 
 
 @pytest.mark.parametrize("wire", ["", "r", "x1", "r-1", "r1.0", "r٣", "request-1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jinja2
 import pytest
 
 from airflow_openai_batch.engine.templates import TemplateError, compile_text, compile_value, is_template
@@ -104,3 +105,19 @@ def test_a_bad_template_inside_a_body_is_named_by_its_place():
 @pytest.mark.parametrize(("text", "is_one"), [("{{ a }}", True), ("{% if %}", True), ("{# #}", True), ("{a}", False)])
 def test_only_what_jinja_has_work_with_is_a_template(text, is_one):
     assert is_template(text) is is_one
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ row.a }}",
+        "100 % of {{ row.a }}%s {{ row['b'] }}",
+        "{{row.a}}{{row.b}}",
+        "{{- row.a -}} \n x",
+        "é{{ row.b }}\n",
+    ],
+)
+@pytest.mark.parametrize("value", ["x % y", "", None, 1.0, True, [1, "a"], {"k": "v"}, ("a", "b")])
+def test_the_shortcut_for_columns_alone_says_what_jinja_says(text, value):
+    row = {"a": value, "b": "B"}
+    assert compile_text(text, "prompt")(row) == jinja2.Template(text, keep_trailing_newline=True).render(row=row)

@@ -1,0 +1,165 @@
+"""One shard being written: what a batch may hold, and the file on its way to the store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, BinaryIO
+
+from airflow_openai_batch.engine.behind import WriteBehind
+from airflow_openai_batch.engine.models import Range, Shard
+from airflow_openai_batch.engine.requests import BYTES_PER_TOKEN, MAX_BYTES, MAX_REQUESTS
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.store import Store
+
+SHARDS = "_job/shards"
+
+MAX_SPANS = 1_000
+"""Ranges kept for a shard whose rows are scattered; past that the file itself tells which rows it holds."""
+
+PIECE = 1 << 18
+"""Bytes gathered before a write."""
+
+
+class _AbandonedError(Exception):
+    """Thrown into the store's writers so that they publish nothing."""
+
+
+class Limits:
+    """What a batch may hold.
+
+    :param requests: requests, or for embeddings inputs; OpenAI takes 50,000.
+    :param bytes: bytes of the input file; OpenAI takes 209,715,200.
+    :param tokens: input tokens, estimated, that the user allows to be in flight; None for no limit. A single request
+        may have more.
+    """
+
+    def __init__(
+        self,
+        requests: int = MAX_REQUESTS,
+        bytes: int = MAX_BYTES,  # noqa: A002 - the field's word
+        tokens: int | None = None,
+    ) -> None:
+        self.requests = requests
+        self.bytes = bytes
+        self.room = bytes if tokens is None else min(bytes, tokens * BYTES_PER_TOKEN)
+
+
+class Sink:
+    """One file being written: gathers lines; a thread digests and writes them, neither of which holds Python's lock.
+
+    :param store: None to digest alone.
+    """
+
+    def __init__(self, store: Store | None, name: str) -> None:
+        self._stack = ExitStack()
+        self._file: BinaryIO | None = self._stack.enter_context(store.publish(name)) if store else None
+        self._lines: list[bytes] = []
+        self._due = PIECE
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._behind: WriteBehind | None = None
+        self.bytes = 0
+
+    def write(self, line: bytes) -> None:
+        """Append a line."""
+        self._lines.append(line)
+        self.bytes += len(line)
+        if self.bytes >= self._due:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._behind is None:
+            self._behind = WriteBehind(self._take)
+        self._behind.write(b"".join(self._lines))
+        self._lines.clear()
+        self._due = self.bytes + PIECE
+
+    def _take(self, piece: bytes) -> None:
+        self._digest.update(piece)
+        if self._file is not None:
+            self._file.write(piece)
+
+    def publish(self) -> str:
+        """Publish the file; return its digest."""
+        if self._behind is None:
+            self._take(b"".join(self._lines))
+        else:
+            self._flush()
+            self._behind.finish()
+        self._stack.close()
+        return self._digest.hexdigest()
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        if self._behind is not None:
+            self._behind.give_up()
+        with contextlib.suppress(_AbandonedError):
+            self._stack.__exit__(_AbandonedError, _AbandonedError(), None)
+
+
+class ShardWriter(Sink):
+    """Writes one shard; ``close`` publishes it and says what is in it.
+
+    :param limits: what it may hold; None for whatever comes.
+    """
+
+    def __init__(self, store: Store | None, number: int, round_: int, model: str, limits: Limits | None = None) -> None:
+        self._shard = Shard(number, round_, 0, 0, model, 0, 0, (), 0, "")
+        super().__init__(store, f"{SHARDS}/{self._shard.name}")
+        self._room = float("inf") if limits is None else limits.room
+        self._requests = float("inf") if limits is None else limits.requests
+        self._spans: list[Range] | None = []
+        self._first = self._last = self._run = -1
+        self._rows = self._inputs = 0
+        self.number = number
+
+    def add(self, row: int, line: bytes, inputs: int) -> bool:
+        """Append the request of a row; rows come in ascending order.
+
+        :return: whether there was room for it; there always is for the first.
+        """
+        size = self.bytes + len(line)
+        inputs += self._inputs
+        if (size > self._room or inputs > self._requests) and self._rows:
+            return False
+        self._lines.append(line)
+        self._inputs = inputs
+        self._rows += 1
+        self.bytes = size
+        if row != self._last + 1 or self._first < 0:
+            self._begin_run(row)
+        self._last = row
+        if size >= self._due:
+            self._flush()
+        return True
+
+    def _begin_run(self, row: int) -> None:
+        self._end_run()
+        self._run = row
+        if self._first < 0:
+            self._first = row
+
+    def _end_run(self) -> None:
+        if self._spans is not None and self._run >= 0:
+            self._spans.append((self._run, self._last))
+            if len(self._spans) > MAX_SPANS:
+                self._spans = None
+
+    def close(self) -> Shard:
+        """Publish the file."""
+        self._end_run()
+        digest = self.publish()
+        return Shard(
+            number=self.number,
+            round=self._shard.round,
+            rows=self._rows,
+            bytes=self.bytes,
+            model=self._shard.model,
+            first=self._first,
+            last=self._last,
+            spans=None if self._spans is None else tuple(self._spans),
+            tokens=self.bytes // BYTES_PER_TOKEN,
+            digest=digest,
+        )

@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 STACK_STAMP := $(VENV)/.installed-stack
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test stack bench lint format constraints clean
+.PHONY: help demo up test stack matrix dist bench lint format constraints clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,14 @@ $(STACK_STAMP): $(STAMP)
 stack: $(STACK_STAMP)  ## the production stack (Celery, PostgreSQL, Redis, S3) as processes, and kills; about 4 minutes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m stack -s tests/system/stack $(PYTEST)
 
+matrix: $(STAMP)  ## the wheel on every Airflow and Python that is supported (MATRIX="--ends" for the oldest and the newest)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.matrix $(MATRIX)
+
+dist: $(STAMP)  ## build the wheel and the sdist into dist/ and check them
+	@rm -rf dist
+	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python
+	@$(BIN)/twine check --strict dist/*
+
 bench: $(STAMP)  ## the benchmarks, about 20 minutes; writes docs/benchmarks.md (BENCH="--quick" for small ones)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.benchmarks $(BENCH)
 
@@ -60,4 +68,4 @@ constraints: $(STAMP)  ## pin again: names and versions alone, for every support
 
 clean:  ## remove what the commands above made, but for results that were paid for (.demo/results-real)
 	@find .demo -mindepth 1 -maxdepth 1 ! -name results-real -exec rm -rf {} + 2>/dev/null || true
-	@rm -rf $(VENV) .bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .bench .matrix build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,7 +49,7 @@ def test_importing_the_operators_loads_no_sdk_and_no_storage():
     statement = "import airflow_openai_batch.operators.openai_batch"
     loaded = loaded_by(statement)
     assert "airflow" in loaded
-    assert loaded.isdisjoint({"openai", "pyarrow", "pandas", "s3fs", "boto3", "botocore", "aiobotocore"})
+    assert loaded.isdisjoint({"openai", "pyarrow", "pandas", "s3fs", "boto3", "botocore", "aiobotocore", "openlineage"})
 
 
 def test_importing_what_lists_partitions_and_merges_manifests_loads_neither_airflow_nor_a_store():

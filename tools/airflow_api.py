@@ -94,6 +94,11 @@ class AirflowApi:
         run = self._http.post(f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": dict(conf)})
         return Run(dag_id, run.raise_for_status().json()["dag_run_id"])
 
+    def add_connection(self, conn_id: str, **fields: Any) -> None:
+        """Put a connection into Airflow's database: ``conn_type``, ``password``, ``host`` and so on."""
+        body = {"connection_id": conn_id, **fields}
+        self._http.post("/api/v2/connections", json=body).raise_for_status()
+
     def clear(self, run: Run) -> list[str]:
         """Clear the tasks of a run, so that they run again.
 

@@ -37,6 +37,8 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchOperator):
     """
 
     custom_operator_name = "@task.openai_batch"
+    # In Airflow 3.0 DecoratedOperator asks for it, which no operator has, and doesn't use it.
+    xcom_push: ClassVar[None] = None
     template_fields: Sequence[str] = (
         *DecoratedOperator.template_fields,
         *(name for name in OpenAIBatchOperator.template_fields if name not in ROWS),

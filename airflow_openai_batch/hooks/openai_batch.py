@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
-from airflow.sdk import BaseHook
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_openai_batch.exceptions import ConfigurationError, OpenAIBatchError
 from airflow_openai_batch.hooks.connection import client_config
@@ -104,8 +104,9 @@ class OpenAIBatchHook(BaseHook):
 
     async def aget_client(self) -> AsyncOpenAIBatchClient:
         """Return a new asynchronous client, which the caller closes."""
+        # Not before Airflow 3.3.2 can BaseHook.aget_connection be called while other triggers talk to the supervisor.
         with _found(self.conn_id):
-            connection = await self.aget_connection(self.conn_id)
+            connection = await get_async_connection(self.conn_id)
         # Importing the SDK and reading certificates take a second that the triggerer's loop doesn't have.
         return await asyncio.to_thread(_built_async, connection)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_openai_batch.emulator.server import running
+from tests.airflow_versions import noted_errors, store_dag
 
 
 @pytest.fixture(scope="session")
@@ -46,36 +47,22 @@ def read_results(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for file in manifest["files"] for line in Path(file).read_bytes().splitlines()]
 
 
-def _register(dag) -> None:
-    """Put a DAG that is in no file into the database, where ``dag.test()`` looks for it."""
-    from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
-
+@pytest.fixture(scope="session")
+def register(airflow_db):
+    """Put a DAG into the database without running it, as the DAG processor does."""
     folder = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     folder.mkdir(exist_ok=True)
-    DagBundlesManager().sync_bundles_to_db()
-    dag.fileloc = str(folder / "made_by_a_test.py")
-    dag.relative_fileloc = "made_by_a_test.py"
-    bag = DagBag(dag_folder=str(folder), bundle_path=folder, bundle_name="dags-folder")
-    bag.bag_dag(dag)
-    sync_bag_to_db(bag, "dags-folder", None)
+    return lambda dag: store_dag(dag, folder)
 
 
 @pytest.fixture(scope="session")
-def run_dag(airflow_db):
+def run_dag(register):
     """Run a DAG with ``dag.test()`` and return what became of its tasks; ``logical_date`` again: it was cleared."""
 
     def run(dag, **options) -> Run:
-        errors: dict[str, BaseException] = {}
-
-        def note(context):
-            errors[context["ti"].task_id] = context["exception"]
-
-        for task in dag.tasks:
-            if not task.is_mapped:
-                task.on_failure_callback = [note]
-        _register(dag)
-        dag_run = dag.test(**options)
+        register(dag)
+        with noted_errors() as errors:
+            dag_run = dag.test(**options)
         made = Run(str(dag_run.state), errors=errors)
         for ti in dag_run.get_task_instances():
             name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"

@@ -12,7 +12,6 @@ from datetime import timedelta
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
-from airflow.serialization.serialized_objects import DagSerialization
 from pydantic import BaseModel
 
 from airflow_openai_batch.exceptions import ConfigurationError
@@ -24,6 +23,7 @@ from airflow_openai_batch.operators.openai_batch import (
     OpenAIBatchSubmitOperator,
 )
 from airflow_openai_batch.sensors.openai_batch import OpenAIBatchSensor
+from tests.airflow_versions import DagSerialization
 
 
 class Verdict(BaseModel):

@@ -7,12 +7,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
 
 from airflow_openai_batch import OpenAIBatchOperator, list_partitions, merge_manifests
 from airflow_openai_batch.exceptions import ConfigurationError
+from tests.airflow_versions import DagBag
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "dags" / "partitions.py"
 PROMPT = "Is this positive or negative? {{ row.text }}"
@@ -123,15 +123,8 @@ def test_a_partition_that_comes_later_moves_the_others_places_but_not_their_jobs
 
 
 def test_what_a_task_is_mapped_over_fails_at_once_where_it_cannot_be_right(run_dag, connection, tmp_path):
-    errors = {}
-
-    def note(context):
-        errors[context["ti"].map_index] = context["exception"]
-
     with DAG("bad_mapped", schedule=None, default_args=AGAIN) as dag:
-        OpenAIBatchOperator.partial(
-            task_id="label", on_failure_callback=[note], source=[{"text": "great food"}], **QUICK
-        ).expand_kwargs(
+        OpenAIBatchOperator.partial(task_id="label", source=[{"text": "great food"}], **QUICK).expand_kwargs(
             [
                 {"destination": f"{tmp_path}/0", "max_rounds": 0},
                 {"destination": f"{tmp_path}/1"},
@@ -141,10 +134,10 @@ def test_what_a_task_is_mapped_over_fails_at_once_where_it_cannot_be_right(run_d
     run = run_dag(dag)
     assert run.states == {"label[0]": "failed", "label[1]": "success", "label[2]": "failed"}
     assert set(run.tries.values()) == {1}
-    assert isinstance(errors[0], AirflowFailException)
-    assert isinstance(errors[0], ConfigurationError)
-    assert "max_rounds: a whole number from 1 is needed, not 0" in str(errors[0])
-    assert "timeout: a positive number of seconds" in str(errors[2])
+    assert isinstance(run.errors["label[0]"], AirflowFailException)
+    assert isinstance(run.errors["label[0]"], ConfigurationError)
+    assert "max_rounds: a whole number from 1 is needed, not 0" in str(run.errors["label[0]"])
+    assert "timeout: a positive number of seconds" in str(run.errors["label[2]"])
 
 
 def test_a_dataset_without_files_fails_the_task_that_lists_it_in_one_try(run_dag, connection, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -12,11 +13,11 @@ import airflow
 import jsonschema
 import pytest
 from airflow.providers_manager import ProvidersManager
-from airflow.sdk.module_loading import import_string
-from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
+import airflow_openai_batch
 from airflow_openai_batch import __version__
 from airflow_openai_batch.provider_info import get_provider_info
+from tests.airflow_versions import VERSION, ProvidersManagerTaskRuntime, import_string
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,7 @@ def test_every_class_that_it_names_is_there():
     assert all(map(import_string, names))
 
 
+@pytest.mark.skipif(VERSION < (3, 2), reason="the form has no fields of a provider's description before Airflow 3.2")
 def test_the_connection_form_has_the_fields_that_the_hook_reads(manager):
     fields = {name.rpartition("__")[2] for name in manager.connection_form_widgets if "openai_batch" in name}
     azure = {"azure_endpoint", "api_version", "azure_auth", "azure_tenant_id", "azure_client_id"}
@@ -65,6 +67,31 @@ def test_the_connection_form_has_the_fields_that_the_hook_reads(manager):
 
 def test_it_takes_no_connection_type_of_the_official_provider():
     assert [kind["connection-type"] for kind in get_provider_info()["connection-types"]] == ["openai_batch"]
+
+
+def test_every_option_is_described_in_full():
+    for name, option in get_provider_info()["config"]["openai_batch"]["options"].items():
+        assert set(option) == {"description", "type", "default", "example", "version_added"}, name
+        assert option["description"].endswith("."), name
+        assert option["type"] in {"string", "integer", "float", "boolean"}, name
+        assert option["default"] is None or isinstance(option["default"], str), name
+
+
+def test_every_option_that_is_read_is_listed_and_no_other():
+    package = Path(airflow_openai_batch.__file__).parent
+    asked = re.compile(r'setting\("(\w+)"|conf\.get\w*\(\s*"openai_batch",\s*"(\w+)"')
+    read = {name for path in package.rglob("*.py") for pair in asked.findall(path.read_text()) for name in pair if name}
+    assert set(get_provider_info()["config"]["openai_batch"]["options"]) == read
+
+
+def test_defaults_of_options_are_those_of_the_code_and_of_the_readme(monkeypatch):
+    from airflow.configuration import conf
+
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for name, option in get_provider_info()["config"]["openai_batch"]["options"].items():
+        monkeypatch.delenv(f"AIRFLOW__OPENAI_BATCH__{name.upper()}", raising=False)
+        assert conf.get("openai_batch", name, fallback=None) == option["default"]
+        assert f"| `{name}` | {option['default'] or 'none'} |" in readme
 
 
 def test_reading_it_imports_nothing():

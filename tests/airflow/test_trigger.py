@@ -8,7 +8,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk.module_loading import import_string
 from structlog.testing import capture_logs
 
 from airflow_openai_batch.engine.models import BatchSnapshot
@@ -16,6 +15,7 @@ from airflow_openai_batch.hooks.openai_batch import OpenAIBatchHook
 from airflow_openai_batch.triggers import openai_batch as module
 from airflow_openai_batch.triggers import poller
 from airflow_openai_batch.triggers.openai_batch import OpenAIBatchTrigger
+from tests.airflow_versions import import_string
 
 
 def trigger(*batches, **options):
@@ -42,15 +42,16 @@ def nothing_is_left():
 
 
 @pytest.fixture
-def told():
-    """What the triggers log."""
+def told(caplog):
+    """What the triggers log: through structlog, or in Airflow 3.0 through the standard library."""
+    caplog.set_level("INFO")
     with capture_logs() as entries:
-        yield lambda: [entry["event"] for entry in entries]
+        yield lambda: [*(entry["event"] for entry in entries), *caplog.messages]
 
 
 def test_what_is_stored_of_it_makes_the_same_trigger_and_holds_no_key():
     original = trigger(
-        *[f"batch_{i:032}" for i in range(50)], wake="any", until=12.5, not_before=3.0, cancel_on_kill=True
+        *[f"batch_{i:032}" for i in range(50)], wake="any", until=12.5, not_before=3.0, cancel_on_kill=True, since=2.0
     )
     path, arguments = original.serialize()
     stored = json.dumps(arguments)
@@ -63,6 +64,11 @@ async def test_it_fires_once_when_all_have_ended(connection, make_batch):
     first, second = make_batch(), make_batch()
     event = await fire(trigger(first, second))
     assert event == {"status": "ended", "batches": {first.id: "completed", second.id: "completed"}}
+
+
+async def test_its_event_says_since_when_the_task_waited(connection, make_batch):
+    event = await fire(trigger(make_batch(), since=1234.5))
+    assert event["since"] == 1234.5
 
 
 async def test_it_can_fire_when_any_has_ended(connect, slow_emulator, make_batch, ended):

@@ -2,8 +2,8 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
-from airflow.serialization.serialized_objects import DagSerialization
+
+from tests.airflow_versions import DagBag, DagSerialization
 
 IDS = {
     "openai_batch_quickstart",

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from tests.airflow_versions import VERSION
 from tools.airflow_stack import AirflowStack, clean_environment
 from tools.emulator import Emulator
 from tools.processes import end_marked, marked
@@ -39,13 +40,14 @@ def stack(home):
         emulator.wait_ready()
         airflow.wait_healthy()
         airflow.wait_dags(["openai_batch_quickstart"])
+        airflow.api.add_connection("openai_stored", conn_type="openai_batch", **connection)
         yield SimpleNamespace(airflow=airflow, emulator=emulator, api=airflow.api, home=home)
 
 
 @pytest.fixture(scope="module")
 def ran(stack):
-    """The quickstart, run to its end, with what could be seen on the way."""
-    run = stack.api.trigger("openai_batch_quickstart", {"poll_interval": 2})
+    """The quickstart with a connection of the database, run to its end, with what could be seen on the way."""
+    run = stack.api.trigger("openai_batch_quickstart", {"poll_interval": 2, "conn_id": "openai_stored"})
     sights = []
     end = time.monotonic() + WITHIN
     while stack.api.run_states()[run] not in ("success", "failed"):
@@ -61,7 +63,7 @@ def ran(stack):
         run=run,
         sights=sights,
         manifest=stack.api.xcom(run, "classify"),
-        times=stack.api.task_times(now=datetime.now(timezone.utc))[run]["classify"],
+        times=stack.api.task_times(now=datetime.now(timezone.utc)).get(run, {}).get("classify"),
     )
 
 
@@ -69,6 +71,7 @@ def test_the_task_is_deferred_while_the_batch_runs(ran):
     assert ("deferred", ["in_progress"], 0) in ran.sights
 
 
+@pytest.mark.skipif(VERSION < (3, 2), reason="its event log has no states of tasks")
 def test_the_task_waits_deferred_and_runs_only_before_and_after(ran):
     assert ran.times.deferred >= 10
     assert ran.times.running < ran.times.deferred

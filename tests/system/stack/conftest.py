@@ -2,7 +2,8 @@
 
 PostgreSQL and Redis are started where their programs are on the machine, so that they can be killed. Otherwise those
 that run here are taken, with a database and a Redis number of their own; ``OPENAI_BATCH_STACK_POSTGRES`` (an address of
-a user who may create databases) and ``OPENAI_BATCH_STACK_REDIS`` name others.
+a user who may create databases) and ``OPENAI_BATCH_STACK_REDIS`` name others. Without any the tests are
+skipped, or with ``REQUIRE_STACK=1`` fail.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
+def absent(reason):
+    """Skip the stack for want of something; fail where CI says by ``REQUIRE_STACK=1`` that it must run."""
+    if os.environ.get("REQUIRE_STACK") == "1":
+        pytest.fail(f"REQUIRE_STACK=1: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
 @dataclass
 class Servers:
     """PostgreSQL, Redis and S3. Those of our own can be killed; ``None`` stands for one that was only borrowed."""
@@ -89,7 +97,7 @@ def postgres_of(home, stop):
     parts = urlsplit(given or f"postgresql://postgres@{HOST}:5432/postgres")
     if not accepts(f"{parts.hostname}:{parts.port}"):
         told = f"PostgreSQL isn't on this machine, and nobody listens at {parts.hostname}:{parts.port}"
-        pytest.fail(told, pytrace=False) if given else pytest.skip(told)
+        pytest.fail(told, pytrace=False) if given else absent(told)
     import psycopg2
 
     database = f"openai_batch_{uuid.uuid4().hex[:12]}"
@@ -119,7 +127,7 @@ def redis_of(home, stop, options):
     parts = urlsplit(given or f"redis://{HOST}:6379")
     if not accepts(f"{parts.hostname}:{parts.port}"):
         told = f"Redis isn't on this machine, and nobody listens at {parts.hostname}:{parts.port}"
-        pytest.fail(told, pytrace=False) if given else pytest.skip(told)
+        pytest.fail(told, pytrace=False) if given else absent(told)
     import redis as client
 
     for number in range(15, 0, -1):
@@ -127,8 +135,7 @@ def redis_of(home, stop, options):
         if not database.dbsize():
             stop.callback(database.flushdb)
             return None, f"{parts.netloc}/{number}"
-    pytest.skip("Redis has no empty database")
-    return None
+    return absent("Redis has no empty database")
 
 
 def s3_of(home, stop, service):
@@ -150,7 +157,7 @@ def servers(home, variables):
     lacking = [name for name in ("celery", "redis", "psycopg2") if importlib.util.find_spec(name) is None]
     lacking += missing(SeaweedFS.programs)
     if lacking:
-        pytest.skip(f"{', '.join(lacking)} isn't installed: `make stack` does that")
+        absent(f"{', '.join(lacking)} isn't installed: `make stack` does that")
     services = load(COMPOSE, variables)
     with contextlib.ExitStack() as stop:
         postgres, database = in_one_line(lambda: postgres_of(home, stop))

@@ -109,6 +109,16 @@ _OPTIONS = {
         "example": None,
         "default": "4",
     },
+    "results_root": {
+        "description": (
+            "Folder that relative destinations lie below: a URL, with a connection if need be, or an absolute path. "
+            "Empty: they are taken as they are."
+        ),
+        "version_added": "0.1.0",
+        "type": "string",
+        "example": "s3://aws_default@my-bucket/batches",
+        "default": None,
+    },
     "min_wait": {
         "description": (
             "Seconds that a deferred task stays deferred at least. Airflow's scheduler can lose a task whose trigger "

@@ -51,9 +51,9 @@ def read_results(
 
         read_results(manifest, as_="pandas")
 
-    :param where: the job's folder: a local path, an fsspec URL, or inside Airflow ``s3://conn_id@bucket/prefix``; it
-        may have been moved or copied since. Or the manifest, as a task returns it, or the sum of many
-        (:func:`merge_manifests`): the results of one job after the other.
+    :param where: the job's folder: a local path, an fsspec URL, or inside Airflow ``s3://conn_id@bucket/prefix``, or a
+        path below ``[openai_batch] results_root``; it may have been moved or copied since. Or the manifest, as a task
+        returns it, or the sum of many (:func:`merge_manifests`): the results of one job after the other.
     :param as_: ``rows`` (default): an iterator of dicts that reads as it goes, with the fields of a result line.
         Parquet gives Python's types (``datetime``, ``Decimal``), JSON Lines what JSON has, CSV text. ``arrow``: a
         ``pyarrow.Table`` with the columns that Parquet has. ``pandas``: that as a frame; needs pandas. Both are in
@@ -89,6 +89,10 @@ def _folders(where: Any) -> list[str]:
     folders = given if isinstance(given, list) and isinstance(where, Mapping) else [given]
     if not folders or not all(isinstance(folder, (str, os.PathLike)) and str(folder) for folder in folders):
         raise ConfigurationError(f"where: a job's folder or its manifest is needed, not {str(where)[:200]!r}")
+    if not isinstance(where, Mapping) and "airflow" in sys.modules:
+        from airflow_openai_batch.operators.destination import below_root
+
+        return [below_root(os.fspath(where))]
     return [os.fspath(folder) for folder in folders]
 
 

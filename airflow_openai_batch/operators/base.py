@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator
 
-from airflow_openai_batch.exceptions import OpenAIBatchError
+from airflow_openai_batch.exceptions import JournalError, OpenAIBatchError
 from airflow_openai_batch.hooks.openai_batch import DEFAULT_CONN_ID, OpenAIBatchHook
 from airflow_openai_batch.links.openai_batch import OpenAIBatchLink, ResultsLink
+from airflow_openai_batch.operators.destination import below_root
 from airflow_openai_batch.operators.parameters import check_parameters, parameters_checked, seconds
+from airflow_openai_batch.operators.reporting import Report, fill_outlets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -56,19 +59,22 @@ def concurrency() -> int:
 
 def open_store(destination: str) -> Store:
     """Open a destination through Airflow's object storage, so that ``s3://conn_id@bucket/prefix`` works."""
-    from airflow.sdk import ObjectStoragePath
-
     from airflow_openai_batch.engine.store import Store
 
-    path = ObjectStoragePath(destination)
-    return Store(path.fs, str(path.path), destination)
+    return Store(*resolve_source(destination), destination)
+
+
+def open_folder(url: str) -> Store:
+    """Open a folder beside the destination (the cache's), below ``results_root`` where it is relative."""
+    return open_store(below_root(url))
 
 
 def resolve_source(url: str) -> tuple[Any, str]:
     """Return filesystem and path of a source, through Airflow's object storage."""
     from airflow.sdk import ObjectStoragePath
 
-    path = ObjectStoragePath(url)
+    # What a relative path would become depends on the version of universal-pathlib; 0.2 puts it below the root.
+    path = ObjectStoragePath(url if "://" in url or not url else str(Path(url).absolute()))
     return path.fs, str(path.path)
 
 
@@ -114,6 +120,7 @@ class JobOperator(BaseOperator):
         self.watched_batches: tuple[str, ...] = ()
         self.base_url: str | None = None
         self.resumed = False
+        self.landed: dict[str, Any] | None = None
         self._running: tuple[Job, Any] | None = None
 
     @classmethod
@@ -139,7 +146,12 @@ class JobOperator(BaseOperator):
     @property
     def results_location(self) -> str:
         """Where the results are, or will be; for the link."""
-        return str(self.destination or "")
+        return below_root(str(self.destination or ""))
+
+    @property
+    def opened(self) -> Job | None:
+        """The job, once it is opened."""
+        return self._running[0] if self._running else None
 
     def open_job(self, context: Context) -> Job | Waiting:
         """Return the job, or what to wait for before it can be opened."""
@@ -159,10 +171,12 @@ class JobOperator(BaseOperator):
         from airflow_openai_batch.engine.runner import advance
 
         self.resumed = not new_try
+        report = Report(context["ti"], self.log)
         with final_errors(), closing(self.hook):
             # Rendered by now; a bad one must not be found out once batches run.
             self._interval()
             opened = self.open_job(context)
+            before = self._landed_before(opened)
             self.base_url = self.hook.client.config.base_url
             while True:
                 if isinstance(opened, Waiting):
@@ -173,16 +187,28 @@ class JobOperator(BaseOperator):
                     new_try = False
                 self.watched_batches = _batches(outcome) or self.watched_batches
                 if not isinstance(opened, Waiting) and self._is_enough(outcome):
-                    return self.finish(outcome, opened, context)
-                self._wait(outcome)  # type: ignore[arg-type] # what isn't enough is always a Waiting
+                    return self._end(outcome, opened, context, report, before)
+                self._wait(outcome, report)  # type: ignore[arg-type] # what isn't enough is always a Waiting
                 if isinstance(opened, Waiting):
                     opened = self.open_job(context)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Go on after a deferral: the same as a first run, since the journal knows all that has happened."""
         if event:
-            self.log.info("Woken: %s. %s", event.get("status"), event.get("message") or _summary(event))
+            Report(context["ti"], self.log).woken(event)
         return self.go_on(context, new_try=False)
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """Return inputs and outputs; called by the OpenLineage provider alone."""
+        try:
+            from airflow_openai_batch.operators.lineage import lineage_of
+        except ImportError:
+            return None
+        return lineage_of(self)
+
+    def get_openlineage_facets_on_complete(self, _task_instance: Any) -> Any:
+        """Return the same with the job's counts, also where it failed once it was landed."""
+        return self.get_openlineage_facets_on_start()
 
     def on_kill(self) -> None:
         """Cancel the job's batches if a user ended the task for good; leave them to the next try in any other case."""
@@ -196,6 +222,32 @@ class JobOperator(BaseOperator):
         else:
             self.log.info("The next try goes on with the job's batches; none is cancelled")
 
+    def _landed_before(self, opened: Job | Waiting) -> str | None:
+        """Return the job that lies landed at the destination; a task that had to wait for it has landed it itself."""
+        if self.resumed or self.stop != "landed" or not hasattr(opened, "journal"):
+            return None
+        # A manifest that can't be read is told by what goes on from it.
+        with suppress(JournalError):
+            manifest = opened.journal.manifest()
+            return str(manifest["job"]) if manifest else None
+        return None
+
+    def _end(
+        self, outcome: Done | Ended | Waiting, job: Job, context: Context, report: Report, before: str | None
+    ) -> Any:
+        manifest = getattr(outcome, "manifest", None)
+        if self.stop == "submitted":
+            report.submitted(_batches(outcome), self.results_location)
+        else:
+            report.over()
+        if self.stop != "landed" or manifest is None:
+            return self.finish(outcome, job, context)
+        self.landed = manifest
+        report.done(manifest, landed=manifest["job"] != before)
+        result = self.finish(outcome, job, context)
+        fill_outlets(self.outlets, context, manifest)
+        return result
+
     def _is_enough(self, outcome: Done | Ended | Waiting) -> bool:
         from airflow_openai_batch.engine.models import Waiting
 
@@ -204,20 +256,20 @@ class JobOperator(BaseOperator):
     def _interval(self) -> float:
         return seconds(self.poll_interval, "poll_interval") or setting("poll_interval", 60.0)
 
-    def _wait(self, waiting: Waiting) -> None:
+    def _wait(self, waiting: Waiting, report: Report) -> None:
         if self.deferrable:
+            report.waiting(waiting, None, self.results_location)
             self._defer(waiting)
         pause = self._interval()
         if waiting.until is not None:
             pause = min(pause, max(0.1, waiting.until - time.time()))
-        self.log.info("%s; next look in %.0f s", waiting.reason, pause)
+        report.waiting(waiting, pause, self.results_location)
         time.sleep(pause)
 
     def _defer(self, waiting: Waiting) -> NoReturn:
         from airflow_openai_batch.triggers.openai_batch import OpenAIBatchTrigger
 
         now = time.time()
-        self.log.info("Deferring: %s", waiting.reason)
         self.defer(
             trigger=OpenAIBatchTrigger(
                 conn_id=self.conn_id,
@@ -227,6 +279,7 @@ class JobOperator(BaseOperator):
                 not_before=now + setting("min_wait", 10.0),
                 until=waiting.until,
                 cancel_on_kill=self.cancel_on_kill,
+                since=now,
             ),
             method_name="execute_complete",
             timeout=None if waiting.until is None else timedelta(seconds=waiting.until - now + LEEWAY),
@@ -237,8 +290,3 @@ def _batches(outcome: Done | Ended | Waiting) -> tuple[str, ...]:
     """Return the batches of an outcome; a worker that only landed has seen no other trace of them."""
     manifest = getattr(outcome, "manifest", None)
     return tuple(manifest["batches"] if manifest else getattr(outcome, "batches", ()))
-
-
-def _summary(event: Mapping[str, Any]) -> str:
-    batches = event.get("batches") or {}
-    return ", ".join(f"{batch_id} {status}" for batch_id, status in list(batches.items())[:10])

@@ -9,6 +9,7 @@ from airflow_openai_batch.exceptions import BatchEndedError
 from airflow_openai_batch.operators.base import JobOperator
 from airflow_openai_batch.operators.openai_batch import job_reference, open_reference
 from airflow_openai_batch.operators.parameters import check_target, parameters_checked
+from airflow_openai_batch.operators.reporting import Report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,24 +57,28 @@ class OpenAIBatchSensor(JobOperator):
 
     def go_on(self, context: Context, *, new_try: bool) -> Any:
         """Wait for the job, or for the single batch."""
-        return self._wait_for_batch(self.batch_id) if self.batch_id else super().go_on(context, new_try=new_try)
+        return (
+            self._wait_for_batch(self.batch_id, context) if self.batch_id else super().go_on(context, new_try=new_try)
+        )
 
     def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
         """Return the job's reference."""
         return job_reference(job, self.conn_id)
 
-    def _wait_for_batch(self, batch_id: str) -> dict[str, Any]:
+    def _wait_for_batch(self, batch_id: str, context: Context) -> dict[str, Any]:
         from airflow_openai_batch.engine.models import Waiting
         from airflow_openai_batch.operators.base import final_errors
 
         self.watched_batches = (batch_id,)
+        report = Report(context["ti"], self.log)
         with final_errors(), closing(self.hook):
             self.base_url = self.hook.client.config.base_url
             while True:
                 batch = self.hook.client.retrieve_batch(batch_id)
                 if batch.ended:
                     break
-                self._wait(Waiting((batch_id,), "all", None, f"batch {batch_id} is {batch.status}"))
+                self._wait(Waiting((batch_id,), "all", None, f"batch {batch_id} is {batch.status}"), report)
+            report.over()
             if batch.status == "failed":
                 reasons = "; ".join(f"{issue.code}: {issue.message}" for issue in batch.errors[:5])
                 raise BatchEndedError(f"Batch {batch_id} failed validation, nothing was run or billed: {reasons}")

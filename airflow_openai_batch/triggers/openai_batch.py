@@ -45,8 +45,9 @@ class OpenAIBatchTrigger(BaseTrigger):
     :param not_before: seconds of the epoch before which it doesn't fire.
     :param until: seconds of the epoch at which it fires in any case, None for never.
     :param cancel_on_kill: cancel the batches when a user ends the task (marks it failed or success) while it waits.
+    :param since: seconds of the epoch at which the task deferred; it comes back in the event.
 
-    The event is ``{"status": "ended" | "time" | "error", "batches": {id: status}, "message"}``.
+    The event is ``{"status": "ended" | "time" | "error", "batches": {id: status}, "message", "since"}``.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         not_before: float = 0.0,
         until: float | None = None,
         cancel_on_kill: bool = False,
+        since: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Airflow's has no types
         self.conn_id = conn_id
@@ -68,6 +70,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self.not_before = not_before
         self.until = until
         self.cancel_on_kill = cancel_on_kill
+        self.since = since
         self._seen: dict[str, BatchSnapshot] = {}
         self._told = ""
 
@@ -83,6 +86,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 "not_before": self.not_before,
                 "until": self.until,
                 "cancel_on_kill": self.cancel_on_kill,
+                "since": self.since,
             },
         )
 
@@ -169,7 +173,8 @@ class OpenAIBatchTrigger(BaseTrigger):
             self.log.info("%s", text)
 
     def _event(self, status: str) -> dict[str, Any]:
-        return {"status": status, "batches": {i: self._seen[i].status for i in self.batch_ids if i in self._seen}}
+        batches = {i: self._seen[i].status for i in self.batch_ids if i in self._seen}
+        return {"status": status, "batches": batches, **({"since": self.since} if self.since else {})}
 
 
 def _problem(look: Look) -> APIError | None:

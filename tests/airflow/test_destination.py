@@ -1,0 +1,106 @@
+"""``[openai_batch] results_root``: destinations that are relative lie below it, wherever one is taken."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG, task
+
+from airflow_openai_batch import read_results
+from airflow_openai_batch.exceptions import ConfigurationError
+from airflow_openai_batch.operators.destination import below_root
+from airflow_openai_batch.operators.openai_batch import (
+    OpenAIBatchDownloadOperator,
+    OpenAIBatchOperator,
+    OpenAIBatchSubmitOperator,
+)
+from airflow_openai_batch.sensors.openai_batch import OpenAIBatchSensor
+
+ROWS = [{"text": "great food"}]
+ROW = {"prompt": "Is this positive or negative? {{ row.text }}", "model": "gpt-5-mini"}
+
+
+@pytest.fixture
+def root(monkeypatch, tmp_path):
+    """A folder that is the ``results_root``."""
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", f"{tmp_path}/root/")
+    return f"{tmp_path}/root"
+
+
+@pytest.mark.parametrize(
+    ("destination", "meant"),
+    [
+        ("labels/2026", "s3://lake@bucket/batches/labels/2026"),
+        ("s3://other/labels", "s3://other/labels"),
+        ("/labels", "/labels"),
+        ("~/labels", "~/labels"),
+        ("", ""),
+    ],
+)
+def test_only_relative_destinations_lie_below_the_root(monkeypatch, destination, meant):
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", "s3://lake@bucket/batches")
+    assert below_root(destination) == meant
+
+
+@pytest.mark.parametrize("root", [None, "", "  "])
+def test_without_a_root_they_are_as_they_were_given(monkeypatch, root):
+    if root is not None:
+        monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", root)
+    assert below_root("labels/2026") == "labels/2026"
+
+
+def test_a_root_must_be_whole_itself(monkeypatch):
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", "batches")
+    with pytest.raises(ConfigurationError, match=r"\[openai_batch\] results_root: a URL or an absolute path"):
+        below_root("labels")
+
+
+def test_the_operator_the_decorator_their_links_and_read_results_take_it(run_dag, connection, root, monkeypatch):
+    with DAG("below_root", schedule=None) as dag:
+        OpenAIBatchOperator(task_id="whole", source=ROWS, destination="{{ 'a' }}/b", poll_interval=0.2, **ROW)
+
+        @task.openai_batch(destination="decorated", poll_interval=0.2, **ROW)
+        def label():
+            return ROWS
+
+        @task
+        def read(manifest):
+            return [row["output"] for row in read_results("decorated")] + [r["output"] for r in read_results(manifest)]
+
+        read(label())
+    run = run_dag(dag)
+    assert run.state == "success"
+    assert run.xcoms["whole"]["destination"] == f"{root}/a/b"
+    assert run.links["whole"]["results"] == f"file://{root}/a/b"
+    assert run.outputs("label") == ["positive"]
+    assert run.xcoms["read"] == ["positive", "positive"]
+
+
+def test_steps_pass_the_whole_address_on(run_dag, connection, root):
+    with DAG("steps_below_root", schedule=None) as dag:
+        submit = OpenAIBatchSubmitOperator(task_id="submit", source=ROWS, destination="steps", **ROW)
+        wait = OpenAIBatchSensor(task_id="wait", job=submit.output, poll_interval=0.1)
+        OpenAIBatchDownloadOperator(task_id="download", job=wait.output, poll_interval=0.1)
+    run = run_dag(dag)
+    assert run.xcoms["submit"]["destination"] == f"{root}/steps"
+    assert run.xcoms["download"]["destination"] == f"{root}/steps"
+    assert {run.links[step]["results"] for step in run.links} == {f"file://{root}/steps"}
+
+
+def test_a_batch_made_elsewhere_is_landed_below_it(run_dag, connection, root, make_batch):
+    batch = make_batch(("a", "great food"))
+    with DAG("foreign_below_root", schedule=None) as dag:
+        OpenAIBatchDownloadOperator(task_id="land", batch_id=batch.id, destination="foreign", poll_interval=0.1)
+    run = run_dag(dag)
+    assert run.xcoms["land"]["destination"] == f"{root}/foreign"
+    assert run.links["land"]["results"] == f"file://{root}/foreign"
+
+
+def test_a_root_that_cannot_be_right_fails_the_task_at_once(run_dag, connection, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", "batches")
+    with DAG("bad_root", schedule=None, default_args={"retries": 3}) as dag:
+        OpenAIBatchOperator(task_id="whole", source=ROWS, destination="a", **ROW)
+    run = run_dag(dag)
+    assert (run.states["whole"], run.tries["whole"]) == ("failed", 1)
+    assert isinstance(run.errors["whole"], AirflowFailException)
+    assert "results_root" in str(run.errors["whole"])

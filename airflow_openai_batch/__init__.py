@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.operators.openai_batch import (
         OpenAIBatchCancelOperator,
         OpenAIBatchDownloadOperator,
+        OpenAIBatchEstimateOperator,
         OpenAIBatchOperator,
         OpenAIBatchSubmitOperator,
     )
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "OpenAIBatchCancelOperator": "operators.openai_batch",
     "OpenAIBatchDownloadOperator": "operators.openai_batch",
+    "OpenAIBatchEstimateOperator": "operators.openai_batch",
     "OpenAIBatchHook": "hooks.openai_batch",
     "OpenAIBatchOperator": "operators.openai_batch",
     "OpenAIBatchSensor": "sensors.openai_batch",
@@ -39,6 +41,7 @@ _HOMES = {
 __all__ = [
     "OpenAIBatchCancelOperator",
     "OpenAIBatchDownloadOperator",
+    "OpenAIBatchEstimateOperator",
     "OpenAIBatchHook",
     "OpenAIBatchOperator",
     "OpenAIBatchSensor",

@@ -5,6 +5,9 @@
     OpenAIBatchError
     ├── ConfigurationError          parameters that can't be right, found when the DAG is parsed
     ├── InputError                  rows that can't be sent, found before anything is uploaded
+    ├── UnknownPriceError           money is to be counted, and nobody knows the model's price
+    ├── CanaryError                 the rows that were asked first did too badly to buy the rest
+    ├── CostCapError                what is to be sent next could cost more than is left of the cap
     ├── DestinationError            what lies at the destination isn't this job's, or can't be read
     │   ├── JobMismatchError        another job, or this one with other input or parameters
     │   ├── JobOwnedError           another task instance is at work on it at this moment
@@ -35,6 +38,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from decimal import Decimal
 
 MAX_PROBLEMS_SHOWN = 20
 
@@ -81,6 +85,41 @@ class InputError(OpenAIBatchError):
             lines.append(f"  ... and {self.count - len(lines):,} more")
         plural = "problem" if self.count == 1 else "problems"
         super().__init__(f"{self.count:,} {plural} in the input; nothing was uploaded:\n" + "\n".join(lines))
+
+
+class UnknownPriceError(OpenAIBatchError):
+    """Money is to be counted, and neither the DAG's author nor ``genai-prices`` knows the model's price."""
+
+
+class CanaryError(OpenAIBatchError):
+    """Too many of the rows that were asked first have no good answer; the rest wasn't bought."""
+
+
+class CostCapError(OpenAIBatchError):
+    """What is to be sent next could cost more than is left of the cap, so it isn't sent.
+
+    :param what: names what was to be sent.
+    :param estimate: its cost, estimated; this and the rest in USD.
+    :param cap: what may be spent.
+    :param spent: what was paid so far.
+    :param reserved: what runs already may cost yet.
+    """
+
+    def __init__(self, what: str, estimate: Decimal, cap: Decimal, spent: Decimal, reserved: Decimal) -> None:
+        self.what, self.estimate, self.cap, self.spent, self.reserved = what, estimate, cap, spent, reserved
+        running = f", and {_usd(reserved)} more may become due for what already runs" if reserved else ""
+        super().__init__(
+            f"{what}: estimated at {_usd(estimate)}, which the cap of {_usd(cap)} has no room for: "
+            f"{_usd(spent)} was spent{running}. It wasn't sent, and a retry would stop here again. "
+            f"Raise the cap, or send fewer rows"
+        )
+
+    def __reduce__(self) -> tuple[type[CostCapError], tuple[str, Decimal, Decimal, Decimal, Decimal]]:
+        return type(self), (self.what, self.estimate, self.cap, self.spent, self.reserved)
+
+
+def _usd(amount: Decimal) -> str:
+    return f"${amount:,.4f}" if amount >= 1 or not amount else f"${amount:.6f}"
 
 
 class DestinationError(OpenAIBatchError):

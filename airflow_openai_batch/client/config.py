@@ -28,6 +28,7 @@ class ClientConfig:
     :param timeout: seconds that one call may take.
     :param transfer_timeout: seconds that reading or writing may stall in an upload or download.
     :param create_timeout: seconds for creating a batch; the engine's rules build on it.
+    :param answer_timeout: seconds that one synchronous answer of a model may take.
     :param max_retries: repeats of calls that are safe to repeat, and of transfers.
     :param options: more arguments of the SDK's client.
     :param azure: ``v1`` or ``classic`` (paths with an ``api-version``) for Azure OpenAI, None for all others. An Azure
@@ -49,6 +50,7 @@ class ClientConfig:
     timeout: float = 60.0
     transfer_timeout: float = 600.0
     create_timeout: float = 30.0
+    answer_timeout: float = 600.0
     max_retries: int = 5
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     azure: Literal["v1", "classic"] | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 import openai
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from airflow_openai_batch.client import wire
+from airflow_openai_batch.client import direct, wire
 from airflow_openai_batch.client.config import shown
 from airflow_openai_batch.client.errors import UnreadableError, refusal, translated
 from airflow_openai_batch.client.sdk import sync_sdk
@@ -22,7 +22,7 @@ from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.exceptions import NotFoundError, RateLimitError, RejectedError, UnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from airflow_openai_batch.client.config import ClientConfig
     from airflow_openai_batch.engine.models import BatchSnapshot, RemoteFile
@@ -247,6 +247,10 @@ class OpenAIBatchClient:
         if expected is not None and size != expected:
             raise UnreachableError(f"File {file_id} has {expected:,} bytes, {size:,} arrived")
         return size
+
+    def ask(self, lines: Iterable[bytes], take: Callable[[bytes], None], *, concurrency: int) -> None:
+        """Answer requests by synchronous calls; :mod:`~airflow_openai_batch.client.direct` says how."""
+        direct.ask(self.config, lines, take, concurrency=concurrency)
 
     def _pull(self, file_id: str, target: BinaryIO) -> int | None:
         """Append what is still missing; return the file's whole size where the server says it."""

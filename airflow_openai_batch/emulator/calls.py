@@ -101,7 +101,6 @@ class Call(APIRoute):
             await super().handle(scope, receive, send)
             return
         state: State = scope["app"].state.emulator
-        state.ledger.called(self.name)
         app: ASGIApp = super().handle
         started = False
 
@@ -110,6 +109,7 @@ class Call(APIRoute):
             started = True
             await send(message)
 
+        state.ledger.called(self.name)
         try:
             PROJECT.set(check_key(state.settings, Headers(scope=scope)))
             for fault in reversed(state.faults.for_call(self.name)):
@@ -121,6 +121,8 @@ class Call(APIRoute):
             if not started:
                 await drain(receive)
             raise
+        finally:
+            state.ledger.over(self.name)
 
 
 class CommonHeaders:

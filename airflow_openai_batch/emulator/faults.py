@@ -9,6 +9,8 @@ for always; default 1) and ``skip`` (how many chances to let pass first). Each i
                     not handled
 ``latency``         ``seconds`` late, ``when``: handled late (``before``, default), or handled at once and answered
                     late (``after``)
+``used_up``         handled; the headers of its answer say that ``left`` (0) of the rate limit of ``what``
+                    (``requests``; also ``tokens``) is left, and all of it again in ``seconds`` (1)
 ``drop``            connection closed, ``when``: ``before`` the call is handled, ``during`` the answer (half of it is
                     sent), or ``after`` it was handled without a word (default)
 ``cut_upload``      connection closed once ``after_bytes`` of the request have come; not handled
@@ -56,8 +58,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.datastructures import MutableHeaders
 
 from airflow_openai_batch.emulator.errors import SERVER_ERROR, APIError
+from airflow_openai_batch.emulator.rate_limits import spelt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -128,6 +132,27 @@ class Latency(CallFault):
         if self.when == "before":
             await asyncio.sleep(self.seconds)
         await app(scope, receive, send if self.when == "before" else late)
+
+
+class UsedUp(CallFault):
+    """The answer says that a rate limit is used up."""
+
+    fault: Literal["used_up"] = "used_up"
+    what: Literal["requests", "tokens"] = "requests"
+    left: int = Field(default=0, ge=0)
+    seconds: float = 1.0
+
+    async def act(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, hang_up: Callable[[], None]) -> None:
+        """Handle the call, and put the headers in the place of the true ones."""
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[f"x-ratelimit-remaining-{self.what}"] = str(self.left)
+                headers[f"x-ratelimit-reset-{self.what}"] = spelt(self.seconds)
+            await send(message)
+
+        await app(scope, receive, told)
 
 
 class Drop(CallFault):
@@ -320,6 +345,7 @@ class ClockSkew(AnyFault):
 Fault = Annotated[
     Status
     | Latency
+    | UsedUp
     | Drop
     | CutUpload
     | CutDownload

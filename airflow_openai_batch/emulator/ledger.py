@@ -35,10 +35,14 @@ class Ledger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._running: Counter[str] = Counter()
         self._clear()
 
     def _clear(self) -> None:
         self._calls: Counter[str] = Counter()
+        self._most: Counter[str] = Counter()
+        self._synchronous: list[dict[str, Any]] = []
+        self._tokens = {"input_tokens": 0, "output_tokens": 0}
         self._faults: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self._batches: dict[str, dict[str, Any]] = {}
@@ -63,6 +67,13 @@ class Ledger:
         """Count an API call that arrived, whatever became of it."""
         with self._lock:
             self._calls[kind] += 1
+            self._running[kind] += 1
+            self._most[kind] = max(self._most[kind], self._running[kind])
+
+    def over(self, kind: str) -> None:
+        """Note that a call was answered, or its connection closed."""
+        with self._lock:
+            self._running[kind] -= 1
 
     def faulted(self, fault: str) -> None:
         """Count a fault that was acted out."""
@@ -111,6 +122,16 @@ class Ledger:
             else:
                 self._batches[batch_id]["billed"] += number
 
+    def bill_call(self, url: str, model: str, digest: bytes, input_tokens: int, output_tokens: int) -> None:
+        """Bill a synchronous call that was answered with 200, whether or not the answer arrived."""
+        self.bill(None, [(digest, "")])
+        with self._lock:
+            tokens = {"input_tokens": input_tokens, "output_tokens": output_tokens}
+            for name, number in tokens.items():
+                self._tokens[name] += number
+            if len(self._synchronous) < _LISTED:
+                self._synchronous.append({"body": digest.hex(), "url": url, "model": model, **tokens})
+
     def count_rows(self, counts: Mapping[str, int]) -> None:
         """Count rows that were not billed, by what became of them: ``failed``, ``not_run``, ``lost``, ``garbled``."""
         with self._lock:
@@ -123,6 +144,28 @@ class Ledger:
         """API calls that arrived, by kind, e.g. ``{"batches.create": 3}``."""
         with self._lock:
             return dict(self._calls)
+
+    @property
+    def calls_at_once(self) -> dict[str, int]:
+        """Most calls of a kind that were under way at the same time."""
+        with self._lock:
+            return dict(self._most)
+
+    @property
+    def synchronous(self) -> dict[str, Any]:
+        """Synchronous calls that were billed: ``calls, input_tokens, output_tokens``, and the first 1,000 of them.
+
+        ``data`` has of each ``body`` (its hash), ``url``, ``model``, ``input_tokens`` and ``output_tokens``.
+        """
+        with self._lock:
+            calls = [dict(call) for call in self._synchronous]
+            return {"calls": self._rows[_SYNCHRONOUS], **self._tokens, "data": calls}
+
+    def bought(self, url: str, body: Any) -> list[str]:
+        """Return where a request was billed, once for each time: batches' ids, ``synchronous`` for calls."""
+        key = int.from_bytes(body_hash(url, body), "big")
+        with self._lock:
+            return [self._row(index)["batch"] for index, known in enumerate(self._hashes) if known == key]
 
     @property
     def faults(self) -> dict[str, int]:
@@ -192,6 +235,7 @@ class Ledger:
         return {
             "emulated": True,
             "calls": self.calls,
+            "calls_at_once": self.calls_at_once,
             "faults": self.faults,
             "batches": {"created": len(batches), "data": batches},
             "rows": {
@@ -201,5 +245,6 @@ class Ledger:
                 **dict.fromkeys(("synchronous", "failed", "not_run", "lost", "garbled"), 0),
                 **self.rows,
             },
+            "synchronous": self.synchronous,
             "files": {"live": len(files), "bytes": sum(file["bytes"] for file in files), "data": files},
         }

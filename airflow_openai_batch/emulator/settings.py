@@ -80,6 +80,10 @@ class Settings:
     :param token_limit: enqueued tokens a model may hold: numbers, or ``model=N``. Default: no limit.
     :param token_lag: seconds after a batch's end in which its tokens still count as enqueued.
     :param batches_per_hour: creates accepted in an hour. Default: no limit (the service: 2,000).
+    :param requests_per_minute: synchronous calls that a model takes in a minute, ``None`` for any number; answers have
+        no headers of it then. Default: that of a large account.
+    :param tokens_per_minute: likewise its tokens.
+    :param minute: real seconds that a minute of these limits takes.
     :param max_file_bytes: greatest size of a file.
     :param max_batch_bytes: greatest size of a batch's input file.
     :param max_requests: most requests in a batch. Default: 50,000; in mode ``azure`` 100,000.
@@ -109,6 +113,9 @@ class Settings:
     token_limit: str | int | Sequence[str | int] = ()
     token_lag: float = 0.0
     batches_per_hour: int | None = None
+    requests_per_minute: int | None = 30_000
+    tokens_per_minute: int | None = 180_000_000
+    minute: float = 60.0
     max_file_bytes: int = MAX_FILE_BYTES
     max_batch_bytes: int = MAX_BATCH_BYTES
     max_requests: int | None = None

@@ -16,6 +16,7 @@ from airflow_openai_batch.emulator.fault_queue import Faults
 from airflow_openai_batch.emulator.faults import parse
 from airflow_openai_batch.emulator.files import FileStore
 from airflow_openai_batch.emulator.ledger import Ledger
+from airflow_openai_batch.emulator.rate_limits import RateLimits
 from airflow_openai_batch.emulator.runner import Runner
 from airflow_openai_batch.emulator.token_queue import TokenQueue
 from airflow_openai_batch.emulator.uploads import UploadStore
@@ -39,6 +40,7 @@ class State:
     batches: BatchStore
     endpoints: Endpoints
     runner: Runner
+    rate_limits: RateLimits
     connections: Connections = field(default_factory=Connections)
 
 
@@ -72,6 +74,7 @@ def assemble(settings: Settings, directory: Path) -> State:
         batches=BatchStore(settings, clock),
         endpoints=endpoints,
         runner=runner,
+        rate_limits=RateLimits(settings),
     )
 
 

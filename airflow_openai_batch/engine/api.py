@@ -9,12 +9,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from airflow_openai_batch.engine.models import BatchSnapshot, RemoteFile
 
 
-class BatchAPI(Protocol):
+class DirectAPI(Protocol):
+    """The call of a job that waits for no batch."""
+
+    def ask(self, lines: Iterable[bytes], take: Callable[[bytes], None], *, concurrency: int) -> None:
+        """Answer requests by synchronous calls, at the full price, and return when all of them are answered.
+
+        ``lines`` is read, and ``take`` called, in the caller's thread: a line is asked for as there is room for its
+        call. When ``lines`` raises an error, what was read before is answered first. When ``take`` does, or a call ends
+        it all, none is begun any more; those in the air are waited for and their answers taken, since they may be paid.
+        A kill (``KeyboardInterrupt`` and its kin) waits for none, but what has come in is taken.
+
+        What concerns a row alone is its line; what concerns all of them is raised: a wrong key, no credit, a server
+        that isn't there.
+
+        :param lines: requests, as in a batch's input file.
+        :param take: gets a line as in a batch's output or error file for each of them, with its newline, in any order.
+            A row that got no answer within the retries has ``response`` null and ``error.code`` ``connection_error``.
+        :param concurrency: calls in the air at once, at most.
+        :raises APIError: an error that concerns all rows; those without a line weren't asked, or got no answer.
+        """
+        ...
+
+
+class BatchAPI(DirectAPI, Protocol):
     """The calls of a job."""
 
     def upload(self, name: str, opener: Callable[[], BinaryIO]) -> RemoteFile:

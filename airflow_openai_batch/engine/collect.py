@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_openai_batch.engine.answers import Check, parse_line, parse_lines, read_line
-from airflow_openai_batch.engine.models import Attempt, BatchIssue, BatchSnapshot, EndRecord, RowIssue, Shard, Usage
+from airflow_openai_batch.engine.models import (
+    Attempt,
+    BatchIssue,
+    BatchSnapshot,
+    EndRecord,
+    Key,
+    RowIssue,
+    Shard,
+    Usage,
+)
 from airflow_openai_batch.engine.raws import RAW
 from airflow_openai_batch.engine.requests import row_of
 from airflow_openai_batch.engine.results import absent
@@ -78,6 +87,24 @@ class Collector:
             kind: self._fetch(f"{RAW}/{attempt.key}.{kind}.jsonl", file_id, shard, count, seen)
             for kind, file_id in (("output", snapshot.output_file_id), ("error", snapshot.error_file_id))
         }
+        return self._end(shard, snapshot, sizes, count, seen)
+
+    def take(self, shard: Shard, key: Key) -> EndRecord:
+        """Say what is in the raw files of requests that were asked directly."""
+        count = _Count()
+        seen: set[str] = set()
+        sizes: dict[str, int | None] = {}
+        for kind in ("output", "error"):
+            name = f"{RAW}/{key}.{kind}.jsonl"
+            sizes[kind] = self._store.size(name) if self._store.exists(name) else None
+            if sizes[kind]:
+                with self._store.open(name) as lines:
+                    self._scan(lines, shard, count, seen)
+        return self._end(shard, BatchSnapshot("", "completed"), sizes, count, seen)
+
+    def _end(
+        self, shard: Shard, snapshot: BatchSnapshot, sizes: dict[str, int | None], count: _Count, seen: set[str]
+    ) -> EndRecord:
         issues, failure = self._issues(shard, snapshot)
         end = EndRecord(
             at=self._clock(),

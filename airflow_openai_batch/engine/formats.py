@@ -64,19 +64,25 @@ class Format(Protocol):
 
 
 def open_format(
-    name: str, *, columns: str = "", response_format: dict[str, Any] | None = None, endpoint: str = ""
+    name: str,
+    *,
+    columns: str = "",
+    response_format: dict[str, Any] | None = None,
+    endpoint: str = "",
+    cached: bool = False,
 ) -> Format:
     """Return the format of that name, for one landing.
 
     :param columns: the source's schema (``Plan.columns``), or nothing.
     :param response_format: the job's structured output, normalized.
     :param endpoint: the job's; vectors are told from text by it.
+    :param cached: whether results say if the cache gave them.
     :raises ConfigurationError: there is no such format.
     """
     if name == "parquet":
-        return Parquet(Typed(columns, response_format, endpoint))
+        return Parquet(Typed(columns, response_format, endpoint, cached=cached))
     if name == "csv":
-        return Sheets()
+        return Sheets(cached=cached)
     if name in RESULT_FORMATS:
         return Lines(name)
     raise ConfigurationError(f"result_format: one of {', '.join(RESULT_FORMATS)} is needed, not {name!r}")
@@ -256,8 +262,8 @@ class Sheets:
 
     name = suffix = "csv"
 
-    def __init__(self) -> None:
-        self._tables = Flat()
+    def __init__(self, *, cached: bool) -> None:
+        self._tables = Flat(cached=cached)
 
     def survey(self, joints: Callable[[], Iterator[bytes]]) -> None:
         """Find the rows' columns."""

@@ -14,12 +14,14 @@ from airflow_openai_batch.engine.manifest import tidy
 from airflow_openai_batch.engine.models import CancelRecord, JobRecord
 from airflow_openai_batch.engine.opener import Opener
 from airflow_openai_batch.engine.requests import RequestSpec
+from airflow_openai_batch.engine.routing import DIRECT_AT_ONCE, Route, deadline_at, direct_from, way
 from airflow_openai_batch.exceptions import JobMismatchError, JournalError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_openai_batch.engine.api import BatchAPI
+    from airflow_openai_batch.engine.cache import Cache
     from airflow_openai_batch.engine.sources import Source
     from airflow_openai_batch.engine.store import Store
 
@@ -48,6 +50,19 @@ class JobSpec:
         or that the job was begun with.
     :param url: how requests and batches name the endpoint, where the server has another path for it.
     :param on_input_change: ``fail``, or ``restart``: cancel what runs, keep the old folder under a dated name.
+    :param deduplicate: send equal requests once; the others share the answer.
+    :param canary: rows, up to 1,000, that are asked first, directly; the job goes on if enough of them do well.
+    :param canary_max_failed: the share of them (0 to 1) that may be without.
+    :param cache: folder with answers of earlier jobs, that are taken and added to; None for none.
+    :param cache_ttl: seconds after which an answer there is too old, None for never.
+    :param max_cost_usd: what the job may cost, None for no cap.
+    :param max_direct_cost_usd: what of it may be spent on direct calls, None for no cap of their own.
+    :param prices: as :func:`~prices.check_prices` returns them.
+    :param assume_batch_discount: take half of the standard price where no batch rate is known.
+    :param route: ``batch``, ``direct``: one by one; ``auto``: directly if the job is small.
+    :param direct_below: rows below which a job is small.
+    :param deadline: as :func:`~routing.check_deadline` returns it.
+    :param direct_at_once: direct calls under way at once.
     :param single_writer: the user makes sure that one process at a time works on the destination, so a store without
         exclusive create will do.
     """
@@ -66,6 +81,19 @@ class JobSpec:
     result_format: str | None = "jsonl"
     url: str | None = None
     on_input_change: Literal["fail", "restart"] = "fail"
+    deduplicate: bool = False
+    canary: int = 0
+    canary_max_failed: float = 0.2
+    cache: str | None = None
+    cache_ttl: float | None = None
+    max_cost_usd: float | None = None
+    max_direct_cost_usd: float | None = None
+    prices: dict[str, Any] | None = None
+    assume_batch_discount: bool = False
+    route: Route = "batch"
+    direct_below: int = 100
+    deadline: float | str | None = None
+    direct_at_once: int = DIRECT_AT_ONCE
     single_writer: bool = False
 
     def parameters(self) -> dict[str, Any]:
@@ -110,6 +138,7 @@ class Job:
     :param clock: seconds of the epoch.
     :param at_once: uploads and downloads under way at once.
     :param resumed: the same try goes on after a deferral, so the source needn't be compared with the plan again.
+    :param open_store: opens another folder by its URL (the cache's).
     """
 
     def __init__(
@@ -125,8 +154,10 @@ class Job:
         clock: Callable[[], float] = time.time,
         at_once: int = 1,
         resumed: bool = False,
+        open_store: Callable[[str], Store] | None = None,
     ) -> None:
         self.store = store
+        self._open_store = open_store
         store.single_writer = spec.single_writer
         self.api = api
         self.spec = spec
@@ -156,6 +187,7 @@ class Job:
             is_live=self._is_live,
             patience=self.rules.plan_patience,
             resumed=self._resumed,
+            cache=self.cache,
         )
         try:
             record = opener.existing()
@@ -166,6 +198,30 @@ class Job:
             return self.open()
         self._record = record or opener.plan()
         return self._record
+
+    def cache(self) -> Cache | None:
+        """Open the cache, if there is one.
+
+        :raises StoreError: its folder can't be opened.
+        """
+        if self.spec.cache is None:
+            return None
+        from airflow_openai_batch.engine.cache import Cache
+        from airflow_openai_batch.engine.store import Store
+
+        folder = (self._open_store or Store.at)(self.spec.cache)
+        return Cache(folder, ttl=self.spec.cache_ttl, clock=self.clock)
+
+    def rules_for(self, record: JobRecord) -> Rules:
+        """Return the rules, with the way that the job's requests go."""
+        spec, begun = self.spec, record.created_at
+        rows = sum(shard.rows for shard in record.plan.shards)
+        due = deadline_at(begun, spec.deadline)
+        return replace(
+            self.rules,
+            way=way(spec.route, rows, spec.direct_below, begun, due),
+            direct_from=direct_from(begun, due, rows, spec.direct_at_once),
+        )
 
     def known(self) -> JobRecord:
         """Return the record of a job that must be there already.

@@ -9,9 +9,14 @@ none, or the last one void            submit (after a pause, if the queue was fu
 upload, no intent                     submit: the upload is found by its name, or made again
 intent, no batch                      look the batch up by its metadata; give up when it can't exist
 intent to split, or to give up        do so; a shard that was halved isn't seen any more, its halves are
+intent to ask directly, no end        go on asking
 batch, no end                         watch; when it has ended, collect
 end                                   over
 ====================================  ================================================================
+
+Shards of the canary come first, and alone: while they aren't over, no other is looked at. A shard that goes directly is
+asked one by one rather than submitted; when a deadline is near, all that isn't submitted goes so, and what runs is
+cancelled, so that its rows make a round that goes so too.
 
 When every shard of a round is over, the rows that may go again make the next round; when there are none, the job can
 be landed.
@@ -46,6 +51,8 @@ class Rules:
     :param overdue: seconds after a batch's window, or after its cancellation, at which it is taken to be stuck.
     :param plan_patience: seconds that an attempt whose planning was overtaken waits for the other's plan.
     :param queue_pause: seconds after the first refusal for a full queue; doubles with each.
+    :param way: how the job's requests go.
+    :param direct_from: the time (seconds of the epoch) from which a deadline has all go directly, None for never.
     """
 
     max_rounds: int = 2
@@ -55,11 +62,21 @@ class Rules:
     overdue: float = 3600.0
     queue_pause: float = 30.0
     plan_patience: float = 10.0
+    way: Literal["batch", "direct"] = "batch"
+    direct_from: float | None = None
 
 
 @dataclass(frozen=True)
 class Submit:
     """Upload the shard if need be, and create its batch."""
+
+    shard: Shard
+    key: Key
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask the shard's requests one by one."""
 
     shard: Shard
     key: Key
@@ -107,6 +124,13 @@ class CancelOverdue:
 
 
 @dataclass(frozen=True)
+class CancelLate:
+    """Cancel a batch for the deadline: what it hasn't answered is asked directly."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
 class Split:
     """Halve a shard that is too large for the model's queue."""
 
@@ -123,7 +147,7 @@ class GiveUp:
     refused: Attempt
 
 
-Step = Submit | Resolve | Collect | Requeue | OpenRound | CancelOverdue | Split | GiveUp
+Step = Submit | Ask | Resolve | Collect | Requeue | OpenRound | CancelOverdue | CancelLate | Split | GiveUp
 
 
 @dataclass(frozen=True)
@@ -150,9 +174,10 @@ def decide(
     :param looked_up: attempts whose batch was looked for just now and not found.
     """
     survey = _Survey(state, snapshots, now, rules, looked_up)
-    for shards in state.rounds:
-        for shard in shards:
-            survey.look_at(shard)
+    shards = [shard for shards in state.rounds for shard in shards]
+    canary = [shard for shard in shards if shard.kind == "canary" and not state.ended(shard)]
+    for shard in canary or shards:
+        survey.look_at(shard)
     survey.make_room()
     if survey.steps:
         return Decision(tuple(survey.steps), None)
@@ -181,6 +206,7 @@ class _Survey:
         self._rules = rules
         self._looked_up = looked_up
         self._ready: list[tuple[Shard, Key]] = []
+        self._asked: list[Ask] = []
         self._refused: list[tuple[Shard, tuple[Attempt, ...]]] = []
         self._held: list[Shard] = []
         self._tokens = 0
@@ -205,6 +231,8 @@ class _Survey:
             self.steps.append(Split(shard, last.key))
         elif last.intent and last.intent.purpose == "give_up":
             self.steps.append(GiveUp(shard, last.key, trail[-2]))
+        elif last.intent and last.intent.purpose == "direct":
+            self._asked.append(Ask(shard, last.key))
         elif last.intent:
             sent = last.intent.at + self._rules.create_timeout
             self._unclear(shard, last, (last.fence.at if last.fence else sent) + self._rules.create_grace)
@@ -226,6 +254,12 @@ class _Survey:
 
     def _running(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot) -> None:
         """Watch a batch, unless it is stuck: cancelled when its window is long over, and then given up in its turn."""
+        due = self._rules.direct_from
+        if due is not None and last.cancel is None:
+            if self._now >= due:
+                self.steps.append(CancelLate(last))
+                return
+            self.times.append(due)
         late = math.inf if snapshot.expires_at is None else snapshot.expires_at + self._rules.overdue
         if last.cancel is not None:
             late = max(late, last.cancel.at + self._rules.overdue)
@@ -255,13 +289,25 @@ class _Survey:
         full = {shard.model for shard in self._held}
         limit = self._rules.max_enqueued_tokens
         for shard, key in self._ready:
-            if shard.model in full or (limit is not None and self._tokens and self._tokens + shard.tokens > limit):
+            if self._goes_directly(shard):
+                self._asked.append(Ask(shard, key))
+            elif shard.model in full or (limit is not None and self._tokens and self._tokens + shard.tokens > limit):
                 self._held.append(shard)
             else:
                 self._tokens += shard.tokens
                 self.steps.append(Submit(shard, key))
 
+        # One shard at a time: a shard has as many calls under way as the job may have.
+        self.steps.extend(self._asked[:1])
+
+    def _goes_directly(self, shard: Shard) -> bool:
+        due = self._rules.direct_from
+        return shard.kind == "canary" or self._rules.way == "direct" or (due is not None and self._now >= due)
+
     def _go_again(self, shard: Shard, trail: tuple[Attempt, ...]) -> None:
+        if self._goes_directly(shard):
+            self._ready.append((shard, Key(shard.number, shard.round, len(trail))))
+            return
         pause = pause_until(trail, self._state, self._rules.queue_pause)
         if too_large(shard, trail, alone=shard.model not in self._busy):
             key = Key(shard.number, shard.round, len(trail))

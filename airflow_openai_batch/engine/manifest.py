@@ -14,6 +14,7 @@ from airflow_openai_batch.exceptions import APIError
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.api import BatchAPI
+    from airflow_openai_batch.engine.bill import Bill
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def tidy(api: BatchAPI, state: JobState) -> None:
             log.warning("Couldn't delete file %s at OpenAI: %s", file_id, error)
 
 
-def build_manifest(record: JobRecord, state: JobState, tally: Tally, now: float) -> dict[str, Any]:
+def build_manifest(record: JobRecord, state: JobState, tally: Tally, bill: Bill, now: float) -> dict[str, Any]:
     """Return the manifest: what came of the rows, and what all rounds cost."""
     usage: dict[str, Usage] = {}
     noise: dict[str, int] = {}
@@ -65,6 +66,10 @@ def build_manifest(record: JobRecord, state: JobState, tally: Tally, now: float)
         "batches": list(state.batch_ids()),
         "rounds": len(state.rounds),
         "noise": noise,
+        "cached": record.sifting.cached if record.sifting else 0,
+        "repeats": record.sifting.repeats if record.sifting else 0,
+        "estimate": record.estimate,
+        "cost": bill.to_json(),
         "started_at": _iso(record.created_at),
         "finished_at": _iso(now),
         "errors_sample": tally.errors,

@@ -7,22 +7,12 @@ plain JSON types alone. Times are seconds of the epoch (float, UTC) as this proc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Status = Literal[
     "succeeded", "failed", "invalid", "refused", "truncated", "filtered", "expired", "cancelled", "missing"
 ]
-STATUSES: tuple[Status, ...] = (
-    "succeeded",
-    "failed",
-    "invalid",
-    "refused",
-    "truncated",
-    "filtered",
-    "expired",
-    "cancelled",
-    "missing",
-)
+STATUSES: tuple[Status, ...] = get_args(Status)
 """Every status that a result can have, as the README lists them."""
 
 RESULT_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "parquet", "csv")
@@ -108,6 +98,7 @@ class Usage:
 class Shard:
     """A file of requests that fits one batch.
 
+    :param kind: ``plan``; ``sifted``: what was left of the plan to buy; ``canary``: asked first, one by one.
     :param rows: how many requests it holds.
     :param spans: the row numbers it holds, as ranges; None where they are many and scattered: the file itself tells.
     :param tokens: input tokens, estimated at four bytes of the request a token.
@@ -124,11 +115,13 @@ class Shard:
     spans: tuple[Range, ...] | None
     tokens: int
     digest: str
+    kind: Literal["plan", "sifted", "canary"] = "plan"
 
     @property
     def name(self) -> str:
         """File name below ``_job/shards``, without its folder."""
-        return f"{self.number:05d}.jsonl" if self.round == 0 else f"{self.number:05d}.r{self.round}.jsonl"
+        mark = f".r{self.round}" if self.round else "" if self.kind == "plan" else f".{self.kind}"
+        return f"{self.number:05d}{mark}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -170,6 +163,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Sifting:
+    """What of the plan isn't bought, because its answers are at hand or come by other rows.
+
+    :param cached: rows that the cache has answers for.
+    :param repeats: rows whose request is another's, that is bought.
+    :param models: of the shards as they were planned, by number.
+    """
+
+    cached: int
+    repeats: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """``_job/job.json``: who the job is and what was planned. Written once, when the plan is complete.
 
@@ -178,6 +185,7 @@ class JobRecord:
     :param settings: what may be changed between tries: rounds, limits, metadata and the like.
     :param listing: fingerprint of the source's files (names, sizes, times), None for other sources.
     :param foreign: the batch that was made elsewhere and is only landed here, or None.
+    :param estimate: what buying the plan was estimated to cost (:meth:`~cost.Estimate.to_json`), None where it wasn't.
     """
 
     version: int
@@ -190,6 +198,8 @@ class JobRecord:
     listing: str | None
     plan: Plan
     foreign: str | None = None
+    sifting: Sifting | None = None
+    estimate: dict[str, Any] | None = None
 
     @property
     def repeats(self) -> int:
@@ -224,23 +234,6 @@ class SplitRecord:
     shards: tuple[Shard, Shard]
 
 
-FIRST_HALF = 200_000
-"""Shards from this number on are halves: those of ``n`` are ``2n`` and ``2n + 1``, whole ones counted from 100,000."""
-
-
-def halves_of(number: int) -> tuple[int, int]:
-    """Return the numbers of a shard's halves; every process finds the same."""
-    place = number if number >= FIRST_HALF else number + FIRST_HALF // 2
-    return 2 * place, 2 * place + 1
-
-
-def root_of(number: int) -> int:
-    """Return the number of the planned shard that a half, or a half of a half, came from."""
-    while number >= FIRST_HALF:
-        number //= 2
-    return number if number < FIRST_HALF // 2 else number - FIRST_HALF // 2
-
-
 @dataclass(frozen=True)
 class UploadRecord:
     """An upload is about to begin: a file of this name may exist at OpenAI from now on."""
@@ -254,13 +247,14 @@ class IntentRecord:
     """The attempt is claimed. For a create: a batch of this file, with this key's metadata, may exist from now on.
 
     :param file_created_at: by OpenAI's clock; no batch of the file is older, however wrong our clock is.
-    :param purpose: ``split`` and ``give_up`` claim the attempt so that nobody submits the shard any more.
+    :param purpose: ``split`` and ``give_up`` claim the attempt so that nobody submits the shard any more; ``direct``
+        has it answered one by one.
     """
 
     at: float
     file_id: str
     file_created_at: float
-    purpose: Literal["create", "split", "give_up"] = "create"
+    purpose: Literal["create", "split", "give_up", "direct"] = "create"
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,29 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from airflow_openai_batch.engine.cost import describe, estimate
 from airflow_openai_batch.engine.journal import JOB, MANIFEST, VERSION, Journal
 from airflow_openai_batch.engine.models import JobRecord, OwnerRecord
 from airflow_openai_batch.engine.planner import OvertakenError, Planner
-from airflow_openai_batch.engine.requests import RequestBuilder
+from airflow_openai_batch.engine.prices import Pricing
+from airflow_openai_batch.engine.requests import RequestBuilder, measure
+from airflow_openai_batch.engine.sampling import Sampler
 from airflow_openai_batch.engine.shards import Limits
+from airflow_openai_batch.engine.sift import Sifter, Wish
 from airflow_openai_batch.exceptions import InputError, JobMismatchError, JobOwnedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_openai_batch.engine.cache import Cache
     from airflow_openai_batch.engine.job import JobSpec
+    from airflow_openai_batch.engine.models import Plan, Sifting
     from airflow_openai_batch.engine.sources import Source
     from airflow_openai_batch.engine.store import Store
 
@@ -39,6 +47,7 @@ class Opener:
     :param is_live: whether another owner is at work.
     :param patience: seconds to wait for the plan of an attempt that overtook this one.
     :param resumed: whether the same try goes on; then the source isn't looked at again.
+    :param cache: opens the cache, if the job has one.
     """
 
     def __init__(
@@ -52,7 +61,9 @@ class Opener:
         is_live: Callable[[dict[str, str]], bool],
         patience: float,
         resumed: bool = False,
+        cache: Callable[[], Cache | None] = lambda: None,
     ) -> None:
+        self._cache = cache
         self._resumed = resumed
         self._patience = patience
         self._store = store
@@ -101,10 +112,17 @@ class Opener:
         source = self._source()
         listing = source.listing()
         log.info("Planning %s", self._store.url)
-        planner = self._planner(self._store, self._spec.settings(), lambda: self._journal.is_its_turn(claim))
+        wish = Wish(self._spec.deduplicate, self._spec.canary, self._cache())
+        sampler = Sampler()
+        planner = self._planner(
+            self._store, self._spec.settings(), lambda: self._journal.is_its_turn(claim), None if wish else sampler
+        )
         claim = self._journal.claim_plan()
+        sifting: Sifting | None = None
         try:
             plan = planner.plan(source)
+            if wish:
+                plan, sifting = self._sift(plan, wish, sampler, lambda: self._journal.is_its_turn(claim))
         except InputError:
             self._journal.drop_claim(claim)
             raise
@@ -120,6 +138,8 @@ class Opener:
             settings=self._plain(self._spec.settings()),
             listing=listing,
             plan=plan,
+            sifting=sifting,
+            estimate=self._estimate(sampler),
         )
         if not self._journal.create_job(record):
             first = self.existing()
@@ -134,6 +154,35 @@ class Opener:
         )
         return record
 
+    def _sift(self, plan: Plan, wish: Wish, sampler: Sampler, its_turn: Callable[[], bool]) -> tuple[Plan, Sifting]:
+        endpoint = self._spec.request.endpoint
+        sifter = Sifter(
+            self._store,
+            wish,
+            endpoint=endpoint,
+            limits=self._limits(self._spec.settings()),
+            measure=partial(measure, endpoint=endpoint),
+            its_turn=its_turn,
+            sampler=sampler,
+        )
+        plan, sifting = sifter.sift(plan)
+        log.info(
+            "Of %s rows, %s are answered by the cache, %s repeat another's request",
+            f"{plan.rows:,}",
+            f"{sifting.cached:,}",
+            f"{sifting.repeats:,}",
+        )
+        return plan, sifting
+
+    def _estimate(self, sampler: Sampler) -> dict[str, Any]:
+        """Say and return what the job will cost."""
+        spec = self._spec
+        pricing = Pricing(datetime.fromtimestamp(self._clock(), timezone.utc), spec.prices, spec.assume_batch_discount)
+        told = estimate(sampler.measures(), pricing, endpoint=spec.request.endpoint)
+        for line in describe(told):
+            log.info("%s", line)
+        return told.to_json()
+
     def _overtaken(self) -> JobRecord:
         give_up = time.monotonic() + self._patience
         while (first := self.existing()) is None:
@@ -145,10 +194,18 @@ class Opener:
         return first
 
     def _planner(
-        self, store: Store | None, settings: dict[str, Any], its_turn: Callable[[], bool] = lambda: True
+        self,
+        store: Store | None,
+        settings: dict[str, Any],
+        its_turn: Callable[[], bool] = lambda: True,
+        sampler: Sampler | None = None,
     ) -> Planner:
-        limits = Limits(settings["requests_per_batch"], settings["bytes_per_batch"], settings["max_enqueued_tokens"])
-        return Planner(store, RequestBuilder(self._spec.request, settings.get("url")), limits, its_turn)
+        builder = RequestBuilder(self._spec.request, settings.get("url"))
+        return Planner(store, builder, self._limits(settings), its_turn, sampler)
+
+    @staticmethod
+    def _limits(settings: dict[str, Any]) -> Limits:
+        return Limits(settings["requests_per_batch"], settings["bytes_per_batch"], settings["max_enqueued_tokens"])
 
     def _changes(self, record: JobRecord, *, same_owner: bool) -> str:
         """Say what differs, or nothing."""

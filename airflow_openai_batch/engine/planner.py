@@ -31,6 +31,7 @@ from airflow_openai_batch.exceptions import MAX_PROBLEMS_SHOWN, InputError, Prob
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_openai_batch.engine.sampling import Sampler
     from airflow_openai_batch.engine.store import Store
 
 JOINTS = "_job/rows"
@@ -53,6 +54,7 @@ class Planner:
 
     :param store: where shards and joints go; None to read and check alone (the plan's digest is the same).
     :param its_turn: asked before each file is published: whether no other attempt has begun to plan since.
+    :param sampler: weighs the requests, for an estimate.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class Planner:
         builder: RequestBuilder,
         limits: Limits,
         its_turn: Callable[[], bool] = lambda: True,
+        sampler: Sampler | None = None,
     ) -> None:
+        self._sampler = sampler
         self._store = store
         self._its_turn = its_turn
         self._builder = builder
@@ -168,7 +172,9 @@ class Planner:
             self._join = self._joint.write
             self._written.append(name)
         shard = len(self._shards) + len(self._open)
-        writer = self._open[model] = ShardWriter(self._store, shard, 0, model, self._limits)
+        writer = self._open[model] = ShardWriter(
+            self._store, shard, 0, model, self._limits, tally=self._sampler.tally(model) if self._sampler else None
+        )
         writer.add(number, line, inputs)
         return writer
 

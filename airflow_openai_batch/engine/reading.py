@@ -18,7 +18,7 @@ import jsonlines
 import orjson
 
 from airflow_openai_batch.engine.journal import JOB, MANIFEST, Journal
-from airflow_openai_batch.engine.result_batches import FIELDS, Loosened, Typed
+from airflow_openai_batch.engine.result_batches import CACHED, FIELDS, Loosened, Typed
 from airflow_openai_batch.exceptions import JobUnfinishedError, JournalError
 
 if TYPE_CHECKING:
@@ -92,7 +92,13 @@ class Reading:
         record = Journal(self._store).job() if self._store.exists(JOB) else None
         if record is None or record.job != self._manifest["job"] or self._manifest["format"] == "csv":
             return Typed(endpoint=str(self._manifest["endpoint"]))
-        return Typed(record.plan.columns, record.parameters.get("response_format"), str(record.parameters["endpoint"]))
+        parameters = record.parameters
+        return Typed(
+            record.plan.columns,
+            parameters.get("response_format"),
+            str(parameters["endpoint"]),
+            cached=record.sifting is not None,
+        )
 
 
 def one_table(tables: Iterable[pa.Table]) -> pa.Table:
@@ -208,6 +214,8 @@ def _nested(names: list[str], values: tuple[Any, ...]) -> dict[str, Any]:
         if all(value is None for value in row[name].values()):
             row[name] = None
     ordered: dict[str, Any] = {name: row.get(name, {} if name == "input" else None) for name in FIELDS}
+    if CACHED in row:
+        ordered[CACHED] = {"true": True, "false": False}.get(str(row[CACHED]).lower())
     return ordered
 
 

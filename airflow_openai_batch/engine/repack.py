@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_openai_batch.engine.models import Shard, halves_of
+from airflow_openai_batch.engine.halves import halves_of
 from airflow_openai_batch.engine.shards import SHARDS, Limits, ShardWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from airflow_openai_batch.engine.models import Shard
     from airflow_openai_batch.engine.store import Store
 
 

@@ -173,6 +173,7 @@ class RequestBuilder:
         self._head = b'{"custom_id":"r%%d","method":"POST","url":%b,"body":%%b}\n' % _dumps(
             url or spec.endpoint
         ).replace(b"%", b"%%")
+        self._path = spec.endpoint
         self._embeds = spec.endpoint.endswith("/embeddings")
         self._templated = spec.prompt is not None
         self._is_chat = shape.prompt is None
@@ -207,7 +208,7 @@ class RequestBuilder:
             and type(custom_id) is str
             and custom_id
             and data.get("method") == "POST"
-            and data.get("url") == self._spec.endpoint
+            and data.get("url") == self._path
         ):
             columns = _NONE
             if len(data) > len(_READY_MADE) or "model" not in body:
@@ -220,19 +221,20 @@ class RequestBuilder:
         if self._images is not None:
             columns = self._images.shown(columns)
         self._check(body)
-        if custom_id is None:
-            identity = b'"r%d"' % row
-        else:
-            custom_id = custom_id if type(custom_id) is str else _scalar_id(custom_id)
-            identity = _encode("custom_id", custom_id) if custom_id else b'"r%d"' % row
+        if custom_id is not None and type(custom_id) is not str:
+            custom_id = _scalar_id(custom_id)
         shown = _encode("", columns) if columns else b"{}"
         if self._models:
-            return custom_id, identity, shown, self._for_each_model(row, body)
+            return custom_id, _identity(custom_id, row), shown, self._for_each_model(row, body)
         model = body.get("model")
         if type(model) is not str or not model:
             raise RowError("model", "no model: give model=, or a model in each row")
-        inputs = count_inputs(body, self._spec.endpoint) if self._embeds else 1
-        return custom_id, identity, shown, ((self._head % (row, _encode("body", body)), model, inputs),)
+        inputs = count_inputs(body, self._path) if self._embeds else 1
+        try:
+            identity, encoded = orjson.dumps(custom_id) if custom_id else b'"r%d"' % row, orjson.dumps(body)
+        except _NO_JSON:
+            identity, encoded = _identity(custom_id, row), _encode("body", body)
+        return custom_id, identity, shown, ((self._head % (row, encoded), model, inputs),)
 
     def _for_each_model(self, row: int, body: dict[str, Any]) -> list[Line]:
         if "model" in body:
@@ -376,13 +378,21 @@ def _dumps(value: Any) -> bytes:
     return orjson.dumps(value, default=json_form, option=orjson.OPT_NON_STR_KEYS)
 
 
+_NO_JSON = (TypeError, ValueError, RecursionError)
+
+
+def _identity(custom_id: str | None, row: int) -> bytes:
+    """Return the id that a result shows, as JSON."""
+    return _encode("custom_id", custom_id) if custom_id else b'"r%d"' % row
+
+
 def _encode(name: str, value: Any) -> bytes:
     try:
         # What JSON has a form for, which is nearly all, goes faster without options.
         return orjson.dumps(value)
-    except (TypeError, ValueError, RecursionError):
+    except _NO_JSON:
         pass
     try:
         return _dumps(value)
-    except (TypeError, ValueError, RecursionError) as error:
+    except _NO_JSON as error:
         raise RowError(name, str(error.__cause__ or error)[:200]) from error

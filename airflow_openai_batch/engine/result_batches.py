@@ -43,7 +43,9 @@ FIELDS = (
     "batch_id",
     "round",
 )
-"""Of a result, in this order."""
+"""Of a result, in this order; behind them :data:`CACHED`, where the job looked for answers that were known."""
+
+CACHED = "cached"
 
 USAGE = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "total_tokens")
 
@@ -82,10 +84,19 @@ class Typed(_Surveyed):
     :param columns: the source's schema as the plan keeps it, or nothing.
     :param response_format: the job's structured output, normalized.
     :param endpoint: the job's.
+    :param cached: whether results say if the cache gave them.
     """
 
-    def __init__(self, columns: str = "", response_format: dict[str, Any] | None = None, endpoint: str = "") -> None:
+    def __init__(
+        self,
+        columns: str = "",
+        response_format: dict[str, Any] | None = None,
+        endpoint: str = "",
+        *,
+        cached: bool = False,
+    ) -> None:
         super().__init__()
+        self._cached = cached
         self._source = columns
         self._output = output_of(response_format, endpoint)
         self._columns: dict[str, Column] | None = None
@@ -115,6 +126,7 @@ class Typed(_Surveyed):
                 ("error", pa.struct([("code", text), ("message", text), ("status_code", number), ("output", text)])),
                 ("batch_id", text),
                 ("round", number),
+                *([(CACHED, pa.bool_())] if self._cached else []),
             ]
         )
 
@@ -196,7 +208,14 @@ class Typed(_Surveyed):
 
 
 class Flat(_Surveyed):
-    """One level of columns, as CSV has them: numbers and booleans as they are, all else text."""
+    """One level of columns, as CSV has them: numbers and booleans as they are, all else text.
+
+    :param cached: whether results say if the cache gave them.
+    """
+
+    def __init__(self, *, cached: bool = False) -> None:
+        super().__init__()
+        self._cached = cached
 
     @property
     def schema(self) -> pa.Schema:
@@ -223,6 +242,7 @@ class Flat(_Surveyed):
             *errors,
             ("batch_id", None, text),
             ("round", None, number),
+            *([(CACHED, None, plain(pa.bool_()))] if self._cached else []),
         ]
         names = [(top if name is None else f"{top}.{name}", column.type) for top, name, column in fields]
         return pa.schema(names), fields

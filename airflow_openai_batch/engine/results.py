@@ -17,9 +17,11 @@ import orjson
 from airflow_openai_batch.engine.answers import Answer, Check, read_line
 from airflow_openai_batch.engine.behind import written_behind
 from airflow_openai_batch.engine.formats import Loosened, open_format
-from airflow_openai_batch.engine.models import STATUSES, Attempt, EndRecord, Part, RowIssue, Shard, root_of
+from airflow_openai_batch.engine.halves import root_of
+from airflow_openai_batch.engine.models import STATUSES, Attempt, EndRecord, Part, RowIssue, Shard, Sifting
 from airflow_openai_batch.engine.planner import JOINTS
 from airflow_openai_batch.engine.raws import Raw, RawFiles
+from airflow_openai_batch.engine.sifted import Harvest, Sifted
 from airflow_openai_batch.exceptions import JournalError
 
 if TYPE_CHECKING:
@@ -96,9 +98,14 @@ class Landing:
     """Writes the results of a job whose rounds are over.
 
     :param foreign: the batch was made elsewhere: its wire ids are the user's own.
+    :param harvest: takes the answers that the cache is to have.
     """
 
-    def __init__(self, store: Store, state: JobState, check: Check | None, *, foreign: bool) -> None:
+    def __init__(
+        self, store: Store, state: JobState, check: Check | None, *, foreign: bool, harvest: Harvest | None = None
+    ) -> None:
+        self._harvest = harvest
+        self._sifted: Sifted | None = None
         self._store = store
         self._state = state
         self._check = check
@@ -119,9 +126,13 @@ class Landing:
             try:
                 return self._land(parts, format_)
             except Loosened as why:
+                if self._harvest is not None:
+                    self._harvest.drop()
                 log.info("Landing again from the start: %s", why)
             finally:
                 files.close()
+                if self._sifted is not None:
+                    self._sifted.close()
                 for run in self._runs():
                     run.raw.close()
 
@@ -133,15 +144,34 @@ class Landing:
             return _Run(Raw(files, shard, attempt, step=step, foreign=self._foreign), shard, attempt)
 
         self._first = {}
+        sifting = self._state.record.sifting
         for shard in self._state.rounds[0]:
-            self._first.setdefault(root_of(shard.number), []).append(run(shard))
+            # Joints name the shard as it was planned; a sifted one's rows were of several.
+            roots = [root_of(shard.number)] if shard.kind == "plan" else _planned(sifting, shard.model)
+            opened = run(shard)
+            for root in roots:
+                self._first.setdefault(root, []).append(opened)
+        if sifting is not None:
+            self._sifted = Sifted(self._store, sifting, self._check)
+            nowhere = Shard(0, 0, 0, 0, "", 0, 0, (), 0, "")
+            self._nobody = _Run(Raw(files, nowhere, None, step=step, foreign=False), nowhere, None)
+            for root, model in enumerate(sifting.models):
+                # The canary's rows are few and known one by one; the others' shards follow each other.
+                nothing = Shard(0, 0, 0, 0, model, 0, 0, (), 0, "")
+                runs = sorted(self._first.get(root, []), key=lambda run: run.shard.kind != "canary")
+                self._first[root] = runs or [_Run(Raw(files, nothing, None, step=step, foreign=False), nothing, None)]
         later = [run(shard) for shards in self._state.rounds[1:] for shard in shards]
         self._later = [run for run in later if run.ran]
 
     def _runs(self) -> Iterator[_Run]:
-        for runs in self._first.values():
-            yield from runs
+        yield from {id(run): run for runs in self._first.values() for run in runs}.values()
         yield from self._later
+
+    @property
+    def _looks_back(self) -> bool:
+        """Whether rows share the answers of others, which may stand far before them."""
+        sifting = self._state.record.sifting
+        return sifting is not None and sifting.repeats > 0
 
     def _joints(self, parts: tuple[Part, ...]) -> Iterator[bytes]:
         for part in parts:
@@ -161,17 +191,17 @@ class Landing:
     def _turn_to(self, part: Part, following: Part | None) -> None:
         """Close what no row needs any more, begin to fetch what the next part needs."""
         for run in self._runs():
-            if run.shard.last < part.first:
+            if run.shard.last < part.first and not self._looks_back:
                 run.raw.close()
             elif following and run.covers(following.first, following.first + following.rows - 1):
                 run.raw.fetch_ahead()
 
-    def _write(self, part: Part, write: Write, tally: Tally) -> None:
+    def _write(self, part: Part, write: Write, tally: Tally) -> None:  # noqa: C901 - one loop, for each of millions of rows
         row, last = part.first, part.first + part.rows - 1
         later = [run for run in self._later if run.covers(row, last)]
         counts: dict[str, dict[str, int]] = {}
         digest = hashlib.blake2b(digest_size=16)
-        head, check, foreign = b"\n", self._check, self._foreign
+        head, check, foreign, sifted = b"\n", self._check, self._foreign, self._sifted
         name = f"{JOINTS}/{part.number:05d}.jsonl"
         with self._store.open(name) as joints, written_behind(digest.update) as digested:
             while lines := joints.readlines(_PIECE):
@@ -182,16 +212,22 @@ class Landing:
                         cut, runs = len(head), self._first[int(head[9:-1])]
                         run, model = runs[0], runs[0].shard.model
                         count = counts.setdefault(model, defaultdict(int))
-                    if row > run.shard.last and len(runs) > 1:
-                        run = next((run for run in runs if run.shard.last >= row), runs[-1])
-                    wire = orjson.loads(joint)["custom_id"] if foreign else f"r{row}"
-                    value = run.raw.value(row, wire)
-                    answer = run.absent(row, wire) if value is None else read_line(value, check)
-                    by = run
-                    if answer.status != "succeeded":
-                        answer, by = self._better(answer, run, later, row, wire)
+                    cached = False
+                    if sifted is not None:
+                        answer, by, cached = self._find(row, runs, later, sifted)
                         if answer.status != "succeeded":
                             tally.example(joint, answer, by.batch)
+                    else:
+                        if row > run.shard.last and len(runs) > 1:
+                            run = next((run for run in runs if run.shard.last >= row), runs[-1])
+                        wire = orjson.loads(joint)["custom_id"] if foreign else f"r{row}"
+                        value = run.raw.value(row, wire)
+                        answer = run.absent(row, wire) if value is None else read_line(value, check)
+                        by = run
+                        if answer.status != "succeeded":
+                            answer, by = self._better(answer, run, later, row, wire)
+                            if answer.status != "succeeded":
+                                tally.example(joint, answer, by.batch)
                     _, status, _, output, reason, answered_by, usage, error = answer
                     count[status] += 1
                     tail = {
@@ -204,6 +240,8 @@ class Landing:
                         "batch_id": by.batch,
                         "round": by.round,
                     }
+                    if sifted is not None:
+                        tail["cached"] = cached
                     # Without the shard, the closing brace and the newline.
                     write(joint[cut:-2], tail, by.raw.size)
                     row += 1
@@ -214,6 +252,27 @@ class Landing:
             )
         for model, statuses in counts.items():
             tally.add(model, statuses)
+
+    def _find(self, row: int, runs: list[_Run], later: list[_Run], sifted: Sifted) -> tuple[Answer, _Run, bool]:
+        """Return the answer of a row of a sifted job, who gave it, and whether that was the cache."""
+        known = sifted.known(row, f"r{row}")
+        if known is not None and known.answer is not None:
+            return known.answer, self._nobody, True
+        asked = row if known is None else known.row
+        wire = f"r{asked}"
+        run = next((run for run in runs if run.shard.first <= asked <= run.shard.last and run.had(asked)), runs[-1])
+        value = run.raw.value(asked, wire)
+        answer = run.absent(asked, wire) if value is None else read_line(value, self._check)
+        if answer.status != "succeeded":
+            # A row far back may have gone again in a round whose rows are all before this part's.
+            answer, run = self._better(answer, run, later if asked == row else self._later, asked, wire)
+        if asked != row:
+            return answer._replace(usage=None), run, False
+        if self._harvest is not None and answer.status == "succeeded":
+            line = run.raw.value(asked, wire)
+            if line is not None:
+                self._harvest.take(row, line)
+        return answer, run, False
 
     def _better(self, answer: Answer, run: _Run, later: list[_Run], row: int, wire: str) -> tuple[Answer, _Run]:
         """Return a row's best answer of all rounds, and who gave it."""
@@ -230,6 +289,11 @@ class Landing:
             if answer.status == "succeeded":
                 break
         return answer, run
+
+
+def _planned(sifting: Sifting | None, model: str) -> list[int]:
+    """Return the numbers of the shards that a model had in the plan."""
+    return [number for number, name in enumerate(sifting.models if sifting else ()) if name == model]
 
 
 def absent(wire: str, end: EndRecord | None, issue: RowIssue | None) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -15,11 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import orjson
 
 from airflow_openai_batch.engine import lifecycle, structured
+from airflow_openai_batch.engine.asking import Asker
+from airflow_openai_batch.engine.bill import describe_bill
+from airflow_openai_batch.engine.canary import judge
 from airflow_openai_batch.engine.collect import Collector
 from airflow_openai_batch.engine.crew import take_all
 from airflow_openai_batch.engine.formats import open_format
 from airflow_openai_batch.engine.journal import MANIFEST, JobState
 from airflow_openai_batch.engine.lifecycle import (
+    Ask,
+    CancelLate,
     CancelOverdue,
     Collect,
     GiveUp,
@@ -44,12 +50,15 @@ from airflow_openai_batch.engine.models import (
     SplitRecord,
     Waiting,
 )
+from airflow_openai_batch.engine.money import Account
 from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.engine.repack import halve, repack
 from airflow_openai_batch.engine.requests import measure
 from airflow_openai_batch.engine.results import RESULTS, Landing, Tally
 from airflow_openai_batch.engine.rounds import expand
 from airflow_openai_batch.engine.shards import Limits
+from airflow_openai_batch.engine.sift import KEYS
+from airflow_openai_batch.engine.sifted import Harvest
 from airflow_openai_batch.engine.sources import place_of
 from airflow_openai_batch.engine.submit import SKEW, Submitter, too_large
 from airflow_openai_batch.exceptions import (
@@ -59,11 +68,12 @@ from airflow_openai_batch.exceptions import (
     NotFoundError,
     RateLimitError,
     RejectedError,
+    StoreError,
     UnreachableError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from airflow_openai_batch.engine.job import Job
 
@@ -102,7 +112,8 @@ class _Advance:
         foreign = record.foreign is not None
         self._collector = Collector(job.api, job.store, self._check, job.clock, foreign=foreign)
         self._submitter = Submitter(job.api, job.store, job.journal, job.spec, job.clock)
-        self._rules = replace(job.rules, max_rounds=0, overdue=math.inf) if foreign else job.rules
+        self._rules = replace(job.rules, max_rounds=0, overdue=math.inf) if foreign else job.rules_for(record)
+        self._account = Account(record, job.spec)
         self._snapshots: dict[str, BatchSnapshot] = {}
         self._looked_up: set[Key] = set()
 
@@ -113,11 +124,13 @@ class _Advance:
             self._same_job(manifest)
             return Done(self._in_format(manifest) if stop == "landed" else manifest)
         state = job.journal.state(self._record)
+        self._account.check_estimate(state)
         lost = self._look(state)
         if new_try and self._note_kills(state):
             state = job.journal.state(self._record)
         while True:
             now = job.clock()
+            self._judge_canary(state)
             decision = lifecycle.decide(state, self._snapshots, now, self._rules, looked_up=frozenset(self._looked_up))
             if decision.steps:
                 progress = Progress("Submitting and collecting", "steps", len(decision.steps))
@@ -182,6 +195,16 @@ class _Advance:
                 found = self._job.journal.write(attempt.key, note) or found
         return found
 
+    def _judge_canary(self, state: JobState) -> None:
+        """See whether the rows that were asked first did well enough, until others are bought."""
+        shards = [shard for shard in state.rounds[0] if shard.kind == "canary"]
+        others = any(attempt.intent for shard in state.rounds[0] if shard not in shards for attempt in state.of(shard))
+        ended = [attempt for shard in shards if (attempt := state.ended(shard))]
+        if not shards or others or len(ended) < len(shards):
+            return
+        judge(self._job.store, ended, self._job.spec.canary_max_failed, self._check)
+        self._account.check_projection(state, [attempt.end for attempt in ended if attempt.end])
+
     def _take(self, step: Step, state: JobState, progress: Progress) -> bool:
         """Take one step; whether the steps after it still make sense."""
         go_on = self._do(step, state)
@@ -189,29 +212,32 @@ class _Advance:
         return go_on
 
     def _do(self, step: Step, state: JobState) -> bool:
-        if isinstance(step, Submit):
-            batch = self._submitter.submit(step, state)
-            if batch is None:
-                return False
+        takers: dict[type, Callable[[Any, JobState], bool | None]] = {
+            Submit: self._submit,
+            Ask: Asker(self._job, self._collector, self._account).ask,
+            Resolve: self._resolve,
+            Requeue: lambda step, _: self._submitter.requeue(step),
+            Collect: lambda step, _: self._collect(step),
+            CancelOverdue: lambda step, _: self._cancel_overdue(step),
+            CancelLate: lambda step, _: self._cancel_late(step),
+            Split: self._split,
+            GiveUp: self._give_up,
+            OpenRound: self._open_round,
+        }
+        return takers[type(step)](step, state) is not False
+
+    def _submit(self, step: Submit, state: JobState) -> bool:
+        self._account.reserve(step.shard, step.key, state)
+        batch = self._submitter.submit(step, state)
+        if batch is not None:
             self._snapshots[batch.id] = batch
-        elif isinstance(step, Resolve):
-            found = self._submitter.resolve(step, state)
-            self._looked_up.add(step.attempt.key)
-            if found is not None:
-                self._snapshots[found.id] = found
-        elif isinstance(step, Requeue):
-            self._submitter.requeue(step)
-        elif isinstance(step, Collect):
-            self._collect(step)
-        elif isinstance(step, CancelOverdue):
-            self._cancel_overdue(step)
-        elif isinstance(step, Split):
-            return self._split(step, state)
-        elif isinstance(step, GiveUp):
-            return self._give_up(step, state)
-        else:
-            self._open_round(step, state)
-        return True
+        return batch is not None
+
+    def _resolve(self, step: Resolve, state: JobState) -> None:
+        found = self._submitter.resolve(step, state)
+        self._looked_up.add(step.attempt.key)
+        if found is not None:
+            self._snapshots[found.id] = found
 
     def _claim(self, shard: Shard, key: Key, purpose: Literal["split", "give_up"], state: JobState) -> bool:
         """Claim an attempt, so that nobody submits the shard; False where somebody just does."""
@@ -240,6 +266,15 @@ class _Advance:
         log.warning("Batch %s should have ended long ago and is still %s", step.snapshot.id, step.snapshot.status)
         self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "overdue", again=True))
         self._snapshots[step.snapshot.id] = self._job.api.cancel_batch(step.snapshot.id)
+
+    def _cancel_late(self, step: CancelLate) -> None:
+        """Cancel a batch for the deadline."""
+        if step.attempt.batch is None:
+            return
+        batch_id = step.attempt.batch.batch_id
+        log.info("The deadline is near; cancelling batch %s, what it hasn't answered is asked directly", batch_id)
+        self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "deadline", again=True))
+        self._snapshots[batch_id] = self._job.api.cancel_batch(batch_id)
 
     def _collect(self, step: Collect) -> None:
         if step.snapshot.status == "cancelled" and step.attempt.cancel is None:
@@ -292,7 +327,7 @@ class _Advance:
             "Clear the task with a longer timeout to go on where it is; to stop it, use OpenAIBatchCancelOperator."
         )
 
-    def _land_parts(self, state: JobState) -> Tally:
+    def _land_parts(self, state: JobState, harvest: Harvest | None = None) -> Tally:
         """Land all parts in the format that is wanted."""
         record, spec = self._record, self._job.spec
         format_ = open_format(
@@ -300,8 +335,9 @@ class _Advance:
             columns=record.plan.columns,
             response_format=record.parameters.get("response_format"),
             endpoint=str(record.parameters["endpoint"]),
+            cached=record.sifting is not None,
         )
-        landing = Landing(self._job.store, state, self._check, foreign=record.foreign is not None)
+        landing = Landing(self._job.store, state, self._check, foreign=record.foreign is not None, harvest=harvest)
         return landing.land(record.plan.parts, format_)
 
     def _in_format(self, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -321,14 +357,35 @@ class _Advance:
     def _land(self, state: JobState) -> dict[str, Any]:
         job, plan = self._job, self._record.plan
         log.info("Landing %s rows at %s", f"{plan.rows:,}", job.store.address(RESULTS))
-        manifest = build_manifest(self._record, state, self._land_parts(state), job.clock())
+        bill = self._account.bill(state)
+        with self._harvest() as harvest:
+            manifest = build_manifest(self._record, state, self._land_parts(state, harvest), bill, job.clock())
         if job.spec.delete_files and self._record.foreign is None:
             tidy(job.api, state)
         job.store.put(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
         job.store.sweep()
         rows = ", ".join(f"{count:,} {status}" for status, count in manifest["rows"].items() if count)
         log.info("Landed %s: %s", job.store.url, rows)
+        for line in describe_bill(bill):
+            log.info("%s", line)
         return manifest
+
+    @contextmanager
+    def _harvest(self) -> Iterator[Harvest | None]:
+        """Give what takes answers for the cache, and bring them there when all is landed.
+
+        A cache that can't be written costs the next job money, not this one its results.
+        """
+        cache = self._job.cache() if self._record.sifting is not None else None
+        if cache is None or not self._job.store.exists(KEYS):
+            yield None
+            return
+        with closing(Harvest(self._job.store)) as harvest:
+            yield harvest
+            try:
+                log.info("Added %s answers to the cache", f"{harvest.bring(cache, self._record.job):,}")
+            except StoreError as error:
+                log.warning("The cache at %s couldn't be added to: %s", self._job.spec.cache, error)
 
 
 def first_submission(state: JobState) -> float | None:

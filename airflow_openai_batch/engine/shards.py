@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, BinaryIO
+from dataclasses import replace
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from airflow_openai_batch.engine.behind import WriteBehind
 from airflow_openai_batch.engine.models import Range, Shard
 from airflow_openai_batch.engine.requests import BYTES_PER_TOKEN, MAX_BYTES, MAX_REQUESTS
 
 if TYPE_CHECKING:
+    from airflow_openai_batch.engine.sampling import Tally
     from airflow_openai_batch.engine.store import Store
+
+Kind = Literal["plan", "sifted", "canary"]
 
 SHARDS = "_job/shards"
 
@@ -20,7 +24,10 @@ MAX_SPANS = 1_000
 """Ranges kept for a shard whose rows are scattered; past that the file itself tells which rows it holds."""
 
 PIECE = 1 << 18
-"""Bytes gathered before a write."""
+"""Bytes of lines gathered before they become one piece: few enough to be in the core's cache yet."""
+
+PIECES = 4
+"""Pieces handed to the thread that writes at once; it takes Python's lock from the planner each time."""
 
 
 class _AbandonedError(Exception):
@@ -57,6 +64,7 @@ class Sink:
         self._stack = ExitStack()
         self._file: BinaryIO | None = self._stack.enter_context(store.publish(name)) if store else None
         self._lines: list[bytes] = []
+        self._pieces: list[bytes] = []
         self._due = PIECE
         self._digest = hashlib.blake2b(digest_size=16)
         self._behind: WriteBehind | None = None
@@ -70,11 +78,14 @@ class Sink:
             self._flush()
 
     def _flush(self) -> None:
-        if self._behind is None:
-            self._behind = WriteBehind(self._take)
-        self._behind.write(b"".join(self._lines))
+        self._pieces.append(b"".join(self._lines))
         self._lines.clear()
         self._due = self.bytes + PIECE
+        if len(self._pieces) >= PIECES:
+            if self._behind is None:
+                self._behind = WriteBehind(self._take)
+            self._behind.write(b"".join(self._pieces))
+            self._pieces.clear()
 
     def _take(self, piece: bytes) -> None:
         self._digest.update(piece)
@@ -83,10 +94,11 @@ class Sink:
 
     def publish(self) -> str:
         """Publish the file; return its digest."""
+        rest = b"".join((*self._pieces, *self._lines))
         if self._behind is None:
-            self._take(b"".join(self._lines))
+            self._take(rest)
         else:
-            self._flush()
+            self._behind.write(rest)
             self._behind.finish()
         self._stack.close()
         return self._digest.hexdigest()
@@ -103,10 +115,22 @@ class ShardWriter(Sink):
     """Writes one shard; ``close`` publishes it and says what is in it.
 
     :param limits: what it may hold; None for whatever comes.
+    :param tally: weighs its requests, and counts some of them.
     """
 
-    def __init__(self, store: Store | None, number: int, round_: int, model: str, limits: Limits | None = None) -> None:
-        self._shard = Shard(number, round_, 0, 0, model, 0, 0, (), 0, "")
+    def __init__(
+        self,
+        store: Store | None,
+        number: int,
+        round_: int,
+        model: str,
+        limits: Limits | None = None,
+        *,
+        kind: Kind = "plan",
+        tally: Tally | None = None,
+    ) -> None:
+        self._shard = Shard(number, round_, 0, 0, model, 0, 0, (), 0, "", kind)
+        self._tally = tally
         super().__init__(store, f"{SHARDS}/{self._shard.name}")
         self._room = float("inf") if limits is None else limits.room
         self._requests = float("inf") if limits is None else limits.requests
@@ -135,6 +159,20 @@ class ShardWriter(Sink):
             self._flush()
         return True
 
+    def _flush(self) -> None:
+        self._weigh()
+        super()._flush()
+
+    def _weigh(self) -> None:
+        tally, lines = self._tally, self._lines
+        if tally is None:
+            return
+        before = tally.rows
+        tally.weigh(len(lines), sum(map(len, lines)))
+        while tally.due <= tally.rows:
+            line = lines[tally.due - before - 1]
+            tally.count(tally.due, len(line), line)
+
     def _begin_run(self, row: int) -> None:
         self._end_run()
         self._run = row
@@ -150,13 +188,12 @@ class ShardWriter(Sink):
     def close(self) -> Shard:
         """Publish the file."""
         self._end_run()
+        self._weigh()
         digest = self.publish()
-        return Shard(
-            number=self.number,
-            round=self._shard.round,
+        return replace(
+            self._shard,
             rows=self._rows,
             bytes=self.bytes,
-            model=self._shard.model,
             first=self._first,
             last=self._last,
             spans=None if self._spans is None else tuple(self._spans),

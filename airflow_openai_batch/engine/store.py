@@ -37,6 +37,9 @@ BLOCK = 8 << 20
 """Bytes that go to or come from an object store at a time. s3fs's own default is 50 MB, held in memory by each file."""
 
 
+STEADY = 8 << 20
+"""Bytes of a local file after which they are brought to the disk, by the thread that writes."""
+
 DRAFTS = "_job/tmp"
 """Where local files are written until they are whole."""
 
@@ -59,6 +62,21 @@ def says_exists(error: BaseException) -> bool:
 def says_unable(error: BaseException) -> bool:
     """Whether a refused exclusive create means that the store, or its filesystem, doesn't know such a thing."""
     return isinstance(error, (NotImplementedError, TypeError)) or _code(error) in {"NotImplemented", "501"}
+
+
+class _Steady(io.FileIO):
+    """Goes to the disk on the way, so that whoever publishes it waits for the last few bytes alone."""
+
+    _behind = 0
+
+    def write(self, piece: Any) -> int:
+        written = super().write(piece)
+        self._behind += written
+        if self._behind >= STEADY:
+            self._behind = 0
+            # macOS has the other alone.
+            getattr(os, "fdatasync", os.fsync)(self.fileno())
+        return written
 
 
 class Store:
@@ -242,7 +260,7 @@ class Store:
             with self._explained("write", name):
                 target = Path(self.path(name))
                 draft = self._draft(target)
-                file = draft.open("wb", buffering=BUFFER)
+                file = io.BufferedWriter(_Steady(draft, "wb"), BUFFER)
             try:
                 with file:
                     yield file

@@ -115,7 +115,9 @@ def _shortcut(
                 return None
             pattern += "%s"
             columns.append(column)
-    first = columns[0] if len(columns) == 1 else None
+    if not columns:
+        return None
+    first = columns[0]
     several = itemgetter(*columns) if len(columns) > 1 else None
 
     def filled(row: dict[str, Any]) -> str:
@@ -126,7 +128,7 @@ def _shortcut(
                 pass
         return rendered(row)
 
-    return filled if columns else None
+    return filled
 
 
 def _column(node: nodes.Node) -> str | None:

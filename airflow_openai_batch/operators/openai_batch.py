@@ -6,26 +6,29 @@ different points, for DAGs that want to see them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow_openai_batch.exceptions import ConfigurationError, JournalError
-from airflow_openai_batch.operators.base import JobOperator, concurrency, final_errors, open_store, resolve_source
+from airflow_openai_batch.exceptions import ConfigurationError
+from airflow_openai_batch.operators.base import concurrency, final_errors, open_folder, open_store, resolve_source
+from airflow_openai_batch.operators.economy import EconomicalOperator
 from airflow_openai_batch.operators.outcome import checked_manifest
 from airflow_openai_batch.operators.parameters import (
     check_metadata,
     check_model,
     check_parameters,
-    check_target,
     parameters_checked,
     seconds,
 )
+from airflow_openai_batch.operators.steps import (
+    OpenAIBatchCancelOperator,
+    OpenAIBatchDownloadOperator,
+    job_reference,
+    open_reference,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
     from airflow.sdk import Context
@@ -36,12 +39,15 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.sources import Source
 
 
-class OpenAIBatchOperator(JobOperator):
+class OpenAIBatchOperator(EconomicalOperator):
     """Turn a dataset into LLM results on object storage, through the OpenAI Batch API.
 
     The task plans the dataset into shards, uploads them, creates a batch for each, waits deferred, sends the rows that
     failed in passing again, and lands one result a row, in input order. Whatever dies in between, a retry goes on where
     it was and buys nothing twice. The task's result is the manifest.
+
+    Parameters about money (caps, cache, canary, routes) are those of
+    :class:`~airflow_openai_batch.operators.economy.EconomicalOperator`.
 
     :param source: rows: a path, glob or folder of JSON Lines, CSV, TSV or Parquet files, also ``.gz`` and ``.zst``, on
         any store, ``s3://conn_id@bucket/prefix`` included; or a list of prompts (strings), rows (mappings), ready-made
@@ -101,6 +107,7 @@ class OpenAIBatchOperator(JobOperator):
         "metadata",
         "image_root",
         "poll_interval",
+        "cache",
     )
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
@@ -215,6 +222,7 @@ class OpenAIBatchOperator(JobOperator):
             url=None if url == endpoint else url,
             on_input_change=self.on_input_change,
             single_writer=self.single_writer,
+            **self.economy(),
         )
 
     def open_source(self, context: Context) -> Source:
@@ -234,7 +242,7 @@ class OpenAIBatchOperator(JobOperator):
 
         if not self.destination:
             raise ConfigurationError("destination: it is empty")
-        store = open_store(self.destination)
+        store = open_store(self.results_location)
         return Job(
             store,
             self.hook.client,
@@ -243,7 +251,15 @@ class OpenAIBatchOperator(JobOperator):
             is_live=is_live,
             at_once=concurrency(),
             resumed=self.resumed,
+            open_store=open_folder,
         )
+
+    def execute(self, context: Context) -> Any:
+        """Do the job, or only say what it would cost."""
+        if not self.estimate_only:
+            return super().execute(context)
+        with final_errors(), closing(self.hook):
+            return self.open_job(context).open().estimate
 
     def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
         """Return the manifest, or fail where too many rows did."""
@@ -264,137 +280,26 @@ class OpenAIBatchSubmitOperator(OpenAIBatchOperator):
         return job_reference(job, self.conn_id)
 
 
-class OpenAIBatchDownloadOperator(JobOperator):
-    """Land the results of a job, or of a batch that was made elsewhere; the last of three steps.
+class OpenAIBatchEstimateOperator(OpenAIBatchOperator):
+    """Say what a job would cost, and send nothing.
 
-    Waits, deferred, if the batches haven't ended yet. The task's result is the manifest.
-
-    :param job: what :class:`OpenAIBatchSubmitOperator` or the sensor returned. Templated.
-    :param batch_id: instead of ``job``: a batch made by whatever tool; its rows are the lines of its input file.
-        Templated.
-    :param destination: with ``batch_id``: the folder to land in. Templated.
-    :param result_format: as in :class:`OpenAIBatchOperator`; default what the job was begun with, or is landed as.
-    :param max_failed_ratio: the share of rows without a good answer above which the task fails; default 0.05.
-    :param conn_id: default the job's own connection, or ``openai_default``. Templated.
-    :param poll_interval: seconds between looks at the batches. Templated.
-    :param deferrable: wait in the triggerer (default) or, False, in the worker slot.
+    Takes the parameters of :class:`OpenAIBatchOperator`; with several models it compares them. The plan stays at the
+    destination: a job with the same source and parameters goes on from it. The task's result is the estimate:
+    ``{"at", "rows", "usd", "usd_most", "usd_standard", "models": [...]}``, in US dollars, null where no price is known.
     """
 
-    template_fields: Sequence[str] = (*JobOperator.template_fields, "job", "batch_id")
-
-    def __init__(
-        self,
-        *,
-        job: Any = None,
-        batch_id: str | None = None,
-        destination: str = "",
-        result_format: str | None = None,
-        max_failed_ratio: float = 0.05,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(destination=destination, **kwargs)
-        with parameters_checked():
-            check_target(job, batch_id)
-            if result_format is not None:
-                check_parameters({"result_format": result_format})
-            if batch_id is not None and not destination:
-                raise ConfigurationError("destination: with batch_id, say where the rows shall be landed")
-            check_parameters({"max_failed_ratio": max_failed_ratio})
-        self.job = job
-        self.batch_id = batch_id
-        self.result_format = result_format
-        self.max_failed_ratio = max_failed_ratio
-
-    @property
-    def results_location(self) -> str:
-        """Where the results are, or will be; for the link."""
-        return str(self.job["destination"] if isinstance(self.job, dict) else self.destination)
-
-    def open_job(self, context: Context) -> Job | Waiting:
-        """Return the job that is referred to, or made of the batch."""
-        if self.batch_id:
-            return open_foreign(self, self.destination, self.batch_id, self.result_format)
-        return open_reference(self, self.job, self.result_format)
-
-    def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
-        """Return the manifest, or fail where too many rows did."""
-        return checked_manifest(outcome, self.max_failed_ratio, self.conn_id)
-
-
-class OpenAIBatchCancelOperator(JobOperator):
-    """Cancel a job's batches, or a single one. Rows that were finished stay paid for and can be downloaded.
-
-    A batch that has ended already is left as it is. The task's result is the list of ids.
-
-    :param job: what :class:`OpenAIBatchSubmitOperator` returned. Templated.
-    :param batch_id: instead of ``job``: one batch. Templated.
-    :param conn_id: default the job's own connection, or ``openai_default``. Templated.
-    """
-
-    template_fields: Sequence[str] = ("conn_id", "job", "batch_id")
     operator_extra_links = ()
 
-    def __init__(self, *, job: Any = None, batch_id: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        with parameters_checked():
-            check_target(job, batch_id)
-        self.job = job
-        self.batch_id = batch_id
-
-    def execute(self, context: Context) -> list[str]:
-        """Cancel."""
-        with final_errors(), closing(self.hook):
-            if self.batch_id:
-                cancelled: tuple[str, ...] = (self.hook.client.cancel_batch(self.batch_id).id,)
-            else:
-                cancelled = open_reference(self, self.job).cancel("OpenAIBatchCancelOperator")
-        self.log.info("Cancelled: %s", ", ".join(cancelled) or "none was running")
-        return list(cancelled)
+    def __init__(self, *, estimate_only: bool = True, **kwargs: Any) -> None:
+        super().__init__(estimate_only=estimate_only, **kwargs)
 
 
-def job_reference(job: Job, conn_id: str) -> dict[str, Any]:
-    """Return what refers to a job in an XCom."""
-    record = job.known()
-    state = job.journal.state(record)
-    batches = [attempt.batch.batch_id for group in state.attempts.values() for attempt in group if attempt.batch]
-    return {"job": record.job, "destination": record.destination, "conn_id": conn_id, "batches": batches}
-
-
-def open_reference(operator: JobOperator, reference: Any, result_format: str | None = None) -> Job:
-    """Return the job that an XCom refers to.
-
-    :param result_format: how to land it, None for its own format.
-    :raises JournalError: it isn't a reference, or the destination holds another job by now.
-    """
-    from airflow_openai_batch.engine.job import Job, JobSpec
-    from airflow_openai_batch.engine.journal import Journal
-
-    if not isinstance(reference, Mapping) or not {"job", "destination"} <= reference.keys():
-        raise JournalError(f"job: the result of OpenAIBatchSubmitOperator is needed, not {str(reference)[:200]!r}")
-    operator.use_connection(reference.get("conn_id"))
-    store = open_store(str(reference["destination"]))
-    record = Journal(store).job()
-    if record is None or record.job != reference["job"]:
-        raise JournalError(f"{store.url} doesn't hold job {reference['job']} (any more)")
-    spec = replace(JobSpec.of(record), result_format=result_format)
-    return Job(store, operator.hook.client, spec, _no_source, record=record, at_once=concurrency())
-
-
-def open_foreign(
-    operator: JobOperator, destination: str, batch_id: str, result_format: str | None = None
-) -> Job | Waiting:
-    """Return the job made of a batch that has ended, or what to wait for."""
-    from airflow_openai_batch.engine.foreign import take_over
-    from airflow_openai_batch.engine.job import Job, JobSpec
-    from airflow_openai_batch.engine.models import JobRecord, Waiting
-
-    store = open_store(destination)
-    taken = take_over(store, operator.hook.client, batch_id, time.time)
-    if not isinstance(taken, JobRecord):
-        return Waiting((batch_id,), "all", None, f"batch {batch_id} is {taken.status}")
-    spec = replace(JobSpec.of(taken), result_format=result_format)
-    return Job(store, operator.hook.client, spec, _no_source, record=taken)
-
-
-def _no_source() -> Source:
-    raise JournalError("a job that is only referred to has no source")
+__all__ = [
+    "OpenAIBatchCancelOperator",
+    "OpenAIBatchDownloadOperator",
+    "OpenAIBatchEstimateOperator",
+    "OpenAIBatchOperator",
+    "OpenAIBatchSubmitOperator",
+    "job_reference",
+    "open_reference",
+]

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_METADATA = 12
 """Pairs left to the user: OpenAI takes 16 a batch (API reference), four are the job's."""
 
+MAX_CANARY = 1_000
+"""Rows that are asked first; with more, the canary is the job."""
+
 EXPIRY = (3_600, 2_592_000)
 """Seconds that output files may be kept (API reference, ``output_expires_after``)."""
 
@@ -72,9 +75,34 @@ def check_parameters(known: Mapping[str, Any]) -> None:
     check_response_format(known.get("response_format"))
     check_metadata(known.get("metadata") or {})
     check_sql(known)
+    check_economy(known)
     endpoint = str(known.get("endpoint") or next(iter(ENDPOINTS)))
     endpoint = endpoint if endpoint.startswith("/v1/") else f"/v1{endpoint}"
     check_images(known.get("image_columns"), known.get("image_root"), known.get("image_detail"), endpoint)
+
+
+def check_economy(known: Mapping[str, Any]) -> None:
+    """Check the parameters of :class:`~airflow_openai_batch.operators.economy.EconomicalOperator`."""
+    from airflow_openai_batch.engine.budget import check_cap
+    from airflow_openai_batch.engine.prices import check_prices
+    from airflow_openai_batch.engine.routing import ROUTES, check_deadline
+
+    for name in ("max_cost_usd", "max_direct_cost_usd"):
+        try:
+            check_cap(known.get(name))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error}") from error
+    check_prices(known.get("prices"))
+    check_deadline(known.get("deadline"))
+    seconds(known.get("cache_ttl"), "cache_ttl")
+    check_choice("route", known.get("route", ROUTES[0]), ROUTES)
+    for name in ("direct_below", "direct_concurrency"):
+        check_count(name, known.get(name))
+    if "canary_max_failed" in known:
+        check_ratio(known["canary_max_failed"], "canary_max_failed")
+    canary = known.get("canary", 0)
+    if isinstance(canary, bool) or not isinstance(canary, int) or not 0 <= canary <= MAX_CANARY:
+        raise ConfigurationError(f"canary: a number of rows from 0 to {MAX_CANARY:,} is needed, not {canary!r}")
 
 
 def check_sql(known: Mapping[str, Any]) -> None:
@@ -119,10 +147,10 @@ def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{name}: one of {', '.join(allowed)} is needed, not {value!r}")
 
 
-def check_ratio(ratio: float) -> None:
+def check_ratio(ratio: float, name: str = "max_failed_ratio") -> None:
     """Check a share."""
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
-        raise ConfigurationError(f"max_failed_ratio: a number from 0 to 1 is needed, not {ratio!r}")
+        raise ConfigurationError(f"{name}: a number from 0 to 1 is needed, not {ratio!r}")
 
 
 def check_count(name: str, count: Any) -> None:

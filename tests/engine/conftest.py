@@ -73,6 +73,7 @@ class FakeAPI:
         self.clock = clock
         self.calls = Counter()
         self.errors, self.lost = {}, {}
+        self.direct, self.asked = answered, []
         self.files, self.batches = {}, {}
 
     def _call(self, name, errors):
@@ -142,6 +143,15 @@ class FakeAPI:
         if content is None:
             raise NotFoundError(f"no {file_id}", status=404)
         return target.write(content)
+
+    def ask(self, lines, take, *, concurrency):  # noqa: ARG002 - the protocol's
+        """Answer requests one by one; ``direct`` gives each one's line, ``asked`` has them all."""
+        self._begin("ask")
+        for line in lines:
+            request = json.loads(line)
+            self.asked.append(request)
+            self._call("answer", self.errors)
+            take(json.dumps(self.direct(request)).encode() + b"\n")
 
     def requests(self, batch_id):
         """The requests of a batch, as they were uploaded."""

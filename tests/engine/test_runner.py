@@ -63,7 +63,7 @@ def test_the_manifest_sums_the_job_up(desk):
     manifest = done.manifest
     assert set(manifest) == {
         "version", "job", "destination", "results", "format", "files", "rows", "usage", "models", "endpoint", "batches",
-        "rounds", "started_at", "finished_at", "errors_sample", "noise",
+        "rounds", "started_at", "finished_at", "errors_sample", "noise", "cached", "repeats", "estimate", "cost",
     }  # fmt: skip
     assert manifest == json.loads((desk.out / "manifest.json").read_bytes())
     assert (manifest["version"], manifest["format"], manifest["rounds"]) == (1, "jsonl", 1)

@@ -43,11 +43,14 @@ async def _answer(request: Request, state: Emulator) -> Response:
     raw, body = await _body(request, state.settings.max_file_bytes)
     if isinstance(body, dict) and body.get("stream"):
         raise APIError(400, "Streaming is not supported by the emulator.", code="unsupported_value", param="stream")
+    model = body.get("model") if isinstance(body, dict) else None
+    known = isinstance(model, str) and model in state.settings.known_models
+    limits = state.rate_limits.take(str(model), len(raw)) if known else {}
     answer = await asyncio.to_thread(state.endpoints.answer, url, raw, body)
     if answer.status == 200:  # noqa: PLR2004 - an HTTP status
-        state.ledger.bill(None, [(answer.digest, "")])
+        state.ledger.bill_call(url, str(model or ""), answer.digest, answer.usage.input, answer.usage.output)
     # A row's status may be 0, a connection that broke; a call of its own needs a real one.
-    return json_response(answer.body, status_code=answer.status or 500)
+    return json_response(answer.body, status_code=answer.status or 500, headers=limits)
 
 
 for _url in URLS:

@@ -105,6 +105,7 @@ def _find(source: str) -> _Found:
     """
     from airflow_openai_batch.engine.files import FileSource
     from airflow_openai_batch.operators.base import resolve_source
+    from airflow_openai_batch.operators.destination import below_root
 
     if not isinstance(source, str) or not source.strip():
         raise _input_error("source", f"a path, a glob or a folder is needed, not {source!r}")
@@ -178,10 +179,11 @@ def _check_destination(destination: str, found: _Found) -> None:
     """See that results don't land where rows are looked for."""
     from airflow_openai_batch.exceptions import ConfigurationError
     from airflow_openai_batch.operators.base import resolve_source
+    from airflow_openai_batch.operators.destination import below_root
 
     if not isinstance(destination, str) or not destination.strip():
         raise ConfigurationError(f"destination: a folder is needed, not {destination!r}")
-    fs, path = resolve_source(destination)
+    fs, path = resolve_source(below_root(destination))
     path = fs._strip_protocol(path).rstrip("/")  # noqa: SLF001 - as above
     inside = any(f"{path}/".startswith(f"{folder}/") for folder in found.deep)
     if fs.protocol == found.fs.protocol and (inside or path == found.base):

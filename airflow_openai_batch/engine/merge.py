@@ -19,7 +19,7 @@ from airflow_openai_batch.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SUMMED = ("rows", "usage", "models", "noise", "cost")
+SUMMED = ("rows", "usage", "models", "noise", "cached", "repeats", "cost")
 """Fields that add up, number by number."""
 
 
@@ -33,8 +33,8 @@ def merge_manifests(manifests: Iterable[Mapping[str, Any] | None] | Mapping[str,
     - ``skipped``: entries that were None: tasks that were skipped. A task that failed leaves no entry at all, so
       compare ``jobs`` with the number of partitions
     - ``destinations``: the jobs' folders, in the order given. ``manifest.json`` in each has its files and batches
-    - ``rows``, ``usage``, ``models``, ``noise``, and ``cost`` where jobs have one: as in a manifest, added up. A figure
-      that one of the jobs doesn't know (None) isn't known of the sum
+    - ``rows``, ``usage``, ``models``, ``noise``, ``cached``, ``repeats``, and the sums of ``cost``: as in a manifest,
+      added up. A figure that one of the jobs doesn't know (None) isn't known of the sum
     - ``endpoint``, ``format``: the one that all have, None where they differ; ``endpoints``, ``formats``: all of them
     - ``files``, ``batches``: how many. Unlike in a manifest they are no lists: a thousand jobs' would be too much for
       an XCom
@@ -87,7 +87,11 @@ def _summed(manifests: list[Mapping[str, Any]]) -> dict[str, Any]:
     rows = dict.fromkeys(("total", *STATUSES), 0)
     total: dict[str, Any] = {"rows": rows, "usage": asdict(Usage()), "models": {}, "noise": {}}
     for manifest in manifests:
-        total = _add(total, {name: manifest[name] for name in SUMMED if name in manifest})
+        parts = {name: manifest[name] for name in SUMMED if name in manifest}
+        if isinstance(parts.get("cost"), Mapping):
+            # What each job paid for which model at which price is its own manifest's to tell.
+            parts["cost"] = {name: amount for name, amount in parts["cost"].items() if name != "charges"}
+        total = _add(total, parts)
     return total
 
 

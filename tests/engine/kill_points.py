@@ -3,6 +3,8 @@
 A point stands before and after each call to the API and each write to the store. The job has three shards and a second
 round. After each kill the same job is run to its end by a new process; what it returned and what the emulator billed
 are printed as one JSON line a point. ``test_kill_points.py`` judges them.
+
+A ``sifted`` job has repeats, a canary and a cache besides; the cache is each point's own.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 import urllib.request
 
 ROWS = 12
+CANARY = 3
 KILLED = 9
 
 
@@ -33,7 +36,7 @@ class Points:
         self.names.append(name)
 
 
-def job_of(url: str, api_url: str, points: Points, tag: str):
+def job_of(url: str, api_url: str, points: Points, tag: str, *, sifted: bool):
     from airflow_openai_batch.client import ClientConfig, OpenAIBatchClient
     from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.lifecycle import Rules
@@ -77,23 +80,35 @@ def job_of(url: str, api_url: str, points: Points, tag: str):
 
     options = {"endpoint_url": os.environ["S3_ENDPOINT"]} if url.startswith("s3://") else {}
     rows = [{"text": f"{tag} {n} great" + ("[[emulate:status=500,once]]" if n % 5 == 0 else "")} for n in range(ROWS)]
+    more = {}
+    if sifted:
+        rows += rows[:3]
+        more = {"deduplicate": True, "canary": CANARY, "canary_max_failed": 1.0, "cache": f"{url}-cache"}
     spec = JobSpec(
         RequestSpec(prompt="Is this positive or negative? {{ row.text }}", model="gpt-5-mini"),
         requests_per_batch=4,
         owner={"task": tag},
+        **more,
     )
     client = OpenAIBatchClient(ClientConfig("test", "sk-test", api_url, create_timeout=0.5, max_retries=1))
     rules = Rules(create_timeout=0.5, create_grace=0.2)
     store = CountedStore.at(url, **options)
-    return Job(store, CountedAPI(client), spec, lambda: open_source(rows), rules=rules)
+    return Job(
+        store,
+        CountedAPI(client),
+        spec,
+        lambda: open_source(rows),
+        rules=rules,
+        open_store=lambda folder: CountedStore.at(folder, **options),
+    )
 
 
-def run_to_the_end(url: str, api_url: str, kill_at: int | None, tag: str) -> Points:
+def run_to_the_end(url: str, api_url: str, kill_at: int | None, tag: str, *, sifted: bool) -> Points:
     from airflow_openai_batch.engine.models import Done
     from airflow_openai_batch.engine.runner import advance
 
     points = Points(kill_at)
-    job = job_of(url, api_url, points, tag)
+    job = job_of(url, api_url, points, tag, sifted=sifted)
     while not isinstance(outcome := advance(job), Done):
         # Waited for past the points, so that every run has the same ones.
         while not all(job.api.uncounted.retrieve_batch(batch_id).ended for batch_id in outcome.batches):
@@ -138,12 +153,13 @@ def billed(api_url: str) -> dict:
         return json.load(answer)
 
 
-def judge_points(folder: str, api: str, points: list[tuple[int, str]]) -> None:
+def judge_points(folder: str, api: str, points: list[tuple[int, str]], *, sifted: bool) -> None:
     """Kill and run again at each of these points, and print what became of it."""
+    twice = 0
     for number, name in points:
         url, tag = f"{folder}/{number}", f"point{number}"
-        first, _ = in_child(lambda: str(run_to_the_end(url, api, number, tag)))  # noqa: B023 - called at once
-        second, _ = in_child(lambda: str(run_to_the_end(url, api, None, tag)))  # noqa: B023 - called at once
+        first, _ = in_child(lambda: str(run_to_the_end(url, api, number, tag, sifted=sifted)))  # noqa: B023 - called at once
+        second, _ = in_child(lambda: str(run_to_the_end(url, api, None, tag, sifted=sifted)))  # noqa: B023 - called at once
         _, landed = in_child(lambda: json.dumps([(r["row"], r["status"]) for r in results(url)]))  # noqa: B023 - called at once
         ledger = billed(api)
         row = {
@@ -152,9 +168,10 @@ def judge_points(folder: str, api: str, points: list[tuple[int, str]]) -> None:
             "killed": first == KILLED,
             "finished": second == 0,
             "results": json.loads(landed),
-            "billed_twice": ledger["rows"]["billed_twice"]["count"],
+            "billed_twice": ledger["rows"]["billed_twice"]["count"] - twice,
             "files_left": ledger["files"]["live"],
         }
+        twice = ledger["rows"]["billed_twice"]["count"]
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
 
@@ -164,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("apis", nargs="+")
+    parser.add_argument("--sifted", action="store_true")
     options = parser.parse_args()
     # Imported before the forks, which then cost nothing; none of these starts a thread.
     for module in ("client", "engine.runner", "engine.sources", "engine.store"):
@@ -171,14 +189,20 @@ def main() -> None:
     if options.folder.startswith("s3://"):
         importlib.import_module("s3fs")
     _, told = in_child(
-        lambda: json.dumps(run_to_the_end(f"{options.folder}/whole", options.apis[0], None, "whole").names)
+        lambda: json.dumps(
+            run_to_the_end(f"{options.folder}/whole", options.apis[0], None, "whole", sifted=options.sifted).names
+        )
     )
     points = list(enumerate(json.loads(told)))
+    if options.sifted:
+        # What a sifted job has in common with others is killed at each point of theirs.
+        own = ("sift", "direct", "ask", "cache.json", ".parquet")
+        points = [(number, name) for number, name in points if not number % 5 or any(mark in name for mark in own)]
     lanes = []
     for number, api in enumerate(options.apis):
         pid = os.fork()
         if pid == 0:
-            judge_points(options.folder, api, points[number :: len(options.apis)])
+            judge_points(options.folder, api, points[number :: len(options.apis)], sifted=options.sifted)
             os._exit(0)
         lanes.append(pid)
     sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in lanes))

@@ -47,9 +47,9 @@ def s3():
     server.stop()
 
 
-def killed_at_every_point(folder: str, apis: list[str], **env: str) -> list[dict]:
+def killed_at_every_point(folder: str, apis: list[str], *options: str, **env: str) -> list[dict]:
     program = Path(__file__).with_name("kill_points.py")
-    command = [sys.executable, str(program), folder, *apis]
+    command = [sys.executable, str(program), folder, *apis, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **env})
     assert done.returncode == 0, done.stderr[-3000:]
     return sorted(map(json.loads, done.stdout.splitlines()), key=lambda point: point["point"])
@@ -72,3 +72,18 @@ def test_a_job_killed_at_any_point_ends_with_every_row_once_and_none_billed_twic
 
 def test_a_job_on_s3_killed_at_any_point_ends_likewise(apis, s3):
     judge(killed_at_every_point("s3://kill-points/jobs", apis, **s3))
+
+
+def test_a_sifted_job_killed_at_any_point_ends_likewise_but_for_answers_that_were_on_their_way(apis, tmp_path):
+    points = killed_at_every_point(str(tmp_path), apis, "--sifted")
+    assert len(points) > 50
+    for point in points:
+        assert point["killed"], point["name"]
+        assert point["finished"], point["name"]
+        assert point["results"] == [[row, "succeeded"] for row in range(15)], point["name"]
+        assert point["files_left"] == 0, point["name"]
+        # Answers of direct calls that weren't written yet are asked for again; of a batch's, none.
+        on_their_way = point["name"] == "after ask" or "_job/direct/" in point["name"]
+        assert point["billed_twice"] <= (3 if on_their_way else 0), point["name"]
+    assert any("_job/sift" in point["name"] for point in points)
+    assert any("after ask" in point["name"] for point in points)

@@ -330,3 +330,110 @@ def test_a_sifted_job_lands_in_every_format(fakes):
     table = pq.read_table(done_in["parquet"]["files"][0])
     assert table["output"].to_pylist() == ["a", "b", "a"]
     assert table["cached"].to_pylist() == [False] * 3
+
+
+def cached_job(fakes, rows, night, **options):
+    return fakes.job(rows, out=fakes.folder / f"out-{night}", cache=str(fakes.folder / "cache"), **options)
+
+
+def test_a_second_night_buys_what_is_new(fakes):
+    first = prompts(*map(str, range(100)))
+    finish(fakes, lambda: cached_job(fakes, first, 1))
+    second = prompts(*map(str, range(2, 102)))
+    done = finish(fakes, lambda: cached_job(fakes, second, 2))
+    assert sum(sent(fakes).values()) == 102
+    assert done.outputs == [row["prompt"] for row in second]
+    assert [line["cached"] for line in done.lines] == [True] * 98 + [False] * 2
+    assert [line["usage"] is None for line in done.lines] == [True] * 98 + [False] * 2
+    assert (done.lines[0]["batch_id"], done.lines[0]["model"]) == (None, "emulated")
+    assert done.manifest["cached"] == 98
+    assert done.manifest["usage"]["total_tokens"] == 2 * 5
+    assert done.manifest["estimate"]["rows"] == 2
+
+
+def test_a_job_that_the_cache_answers_whole_sends_nothing(fakes):
+    rows = prompts("a", "b")
+    finish(fakes, lambda: cached_job(fakes, rows, 1))
+    done = landed(advance(cached_job(fakes, rows, 2)).manifest)
+    assert done.outputs == ["a", "b"]
+    assert done.manifest["batches"] == []
+    assert done.manifest["cost"]["usd"] == 0
+    assert len(fakes.api.batches) == 1
+
+
+def test_what_changes_an_answer_changes_the_key(fakes):
+    finish(fakes, lambda: cached_job(fakes, prompts("a"), 1))
+    finish(fakes, lambda: cached_job(fakes, prompts("a"), 2, body={"temperature": 0.5}))
+    finish(fakes, lambda: cached_job(fakes, prompts("a"), 3, model="other"))
+    finish(fakes, lambda: cached_job(fakes, prompts("a"), 4, system="Be brief."))
+    assert sent(fakes) == {"a": 4}
+
+
+def test_only_good_answers_are_cached(fakes):
+    def answer(request):
+        return refused(request, 400) if request["custom_id"] == "r0" else answered(request)
+
+    rows = prompts("bad", "good")
+    finish(fakes, lambda: cached_job(fakes, rows, 1), answer=answer)
+    done = finish(fakes, lambda: cached_job(fakes, rows, 2))
+    assert sent(fakes) == {"bad": 2, "good": 1}
+    assert [line["cached"] for line in done.lines] == [False, True]
+
+
+def test_an_answer_that_is_too_old_is_bought_again(fakes, clock):
+    finish(fakes, lambda: cached_job(fakes, prompts("a"), 1, cache_ttl=3_600.0))
+    clock.now += 3_599
+    assert finish(fakes, lambda: cached_job(fakes, prompts("a"), 2, cache_ttl=3_600.0)).manifest["cached"] == 1
+    clock.now += 2
+    assert finish(fakes, lambda: cached_job(fakes, prompts("a"), 3, cache_ttl=3_600.0)).manifest["cached"] == 0
+
+
+def test_a_damaged_cache_costs_money_and_no_answer(fakes, caplog):
+    rows = prompts("a", "b")
+    finish(fakes, lambda: cached_job(fakes, rows, 1))
+    for path in (fakes.folder / "cache").rglob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-40])
+    done = finish(fakes, lambda: cached_job(fakes, rows, 2))
+    assert done.outputs == ["a", "b"]
+    assert done.manifest["cached"] == 0
+    assert any("damaged" in record.message or "cache" in record.message for record in caplog.records)
+
+
+def test_an_answer_that_no_longer_fits_the_schema_is_told_apart(fakes):
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "required": ["k"]}}}
+    finish(
+        fakes,
+        lambda: cached_job(fakes, prompts("a"), 1, response_format=schema),
+        answer=lambda r: answered(r, '{"k": 1}'),
+    )
+    done = finish(fakes, lambda: cached_job(fakes, prompts("a"), 2, response_format=schema))
+    assert done.outputs == [{"k": 1}]
+    assert done.manifest["cached"] == 1
+
+
+def test_cache_canary_and_repeats_go_together(fakes):
+    finish(fakes, lambda: cached_job(fakes, prompts("a", "b"), 1))
+    rows = prompts("a", "c", "c", "b", "d", "a", "d", "e")
+    done = finish(fakes, lambda: cached_job(fakes, rows, 2, deduplicate=True, canary=1))
+    assert done.outputs == [row["prompt"] for row in rows]
+    bought = sent(fakes) + Counter(r["body"]["messages"][-1]["content"] for r in fakes.api.asked)
+    assert bought == dict.fromkeys("abcde", 1)
+    assert (done.manifest["cached"], done.manifest["repeats"]) == (3, 2)
+    again = landed(advance(cached_job(fakes, rows, 3)).manifest)
+    assert again.manifest["cached"] == 8
+
+
+def test_a_landing_that_dies_before_the_manifest_caches_its_answers_once(fakes, monkeypatch):
+    from airflow_openai_batch.engine import runner
+
+    rows = prompts("a", "b")
+    advance(cached_job(fakes, rows, 1))
+    end_all(fakes)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "tidy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            advance(cached_job(fakes, rows, 1, delete_files=True))
+    files = sorted((fakes.folder / "cache").rglob("*.parquet"))
+    advance(cached_job(fakes, rows, 1))
+    assert sorted((fakes.folder / "cache").rglob("*.parquet")) == files
+    assert len(files) == 1

@@ -32,7 +32,7 @@ _CHUNK_BYTES = 2 << 20
 """Results kept as Python objects; past either they become columns."""
 
 _GROUP_ROWS = 32_768
-_GROUP_BYTES = 32 << 20
+_GROUP_BYTES = 16 << 20
 """Most that is gathered for a row group of Parquet. Readers take a group at a time, so did we."""
 
 _GZIP_LEVEL = 6

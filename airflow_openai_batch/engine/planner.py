@@ -148,7 +148,7 @@ class Planner:
                 self._problem(Problem(row.where, error.field, str(error)))
             rows += 1
             if not rows % PROGRESS_EVERY:
-                progress.add(PROGRESS_EVERY, source.fraction())
+                progress.add(PROGRESS_EVERY, source.fraction)
         return number
 
     def _note_jump(self, row: int, path: str, line: int) -> None:

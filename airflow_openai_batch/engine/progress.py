@@ -36,10 +36,10 @@ class Progress:
         self._lock = threading.Lock()
         self.done = 0
 
-    def add(self, count: int, share: float | None = None) -> None:
+    def add(self, count: int, share: Callable[[], float | None] | None = None) -> None:
         """Count so many more; any thread may.
 
-        :param share: share of the whole that is done, where there is no total.
+        :param share: gives the share of the whole that is done, where there is no total; asked only for a line.
         """
         with self._lock:
             self.done += count
@@ -48,8 +48,7 @@ class Progress:
                 return
             self._told = now
             done = self.done
-        if self._total:
-            share = done / self._total
+        part = done / self._total if self._total else share() if share else None
         took = now - self._begun
         rate = done / took
         line = (
@@ -57,8 +56,8 @@ class Progress:
             if rate >= 1
             else (f"{self._doing}: {done:,} {self._unit}")
         )
-        if share:
-            line += f", {min(share, 1.0):.0%} done, about {_spell(took / share - took)} left"
+        if part:
+            line += f", {min(part, 1.0):.0%} done, about {_spell(took / part - took)} left"
         log.info("%s", line)
 
 

@@ -31,6 +31,8 @@ BENCHMARKS: dict[str, tuple[list[str], list[str]]] = {
     "triggerer": ([], ["--tasks", "100", "300", "--cycles", "3"]),
     "dag_import": ([], ["--times", "3"]),
     "end_to_end": ([], ["--rows", "20000"]),
+    "embeddings": ([], ["--texts", "6000"]),
+    "cache": (["--entries", "200000", "2000000"], ["--entries", "10000", "100000", "--keys", "5000"]),
     "peers": ([], ["--rows", "5000", "--times", "1", "--cycles", "2"]),
 }
 """Benchmarks with their arguments for a whole run and for a quick one."""

@@ -50,7 +50,7 @@ def test_rate_share_and_time_left_are_told_every_few_seconds(clock, caplog):
 def test_where_the_total_is_not_known_a_share_may_be(clock, caplog, share, left):
     progress = Progress("Planning", "rows", None, clock)
     clock.now += 10
-    progress.add(50, share)
+    progress.add(50, lambda: share)
     assert caplog.messages[0].endswith(left)
 
 

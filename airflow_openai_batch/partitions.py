@@ -105,7 +105,6 @@ def _find(source: str) -> _Found:
     """
     from airflow_openai_batch.engine.files import FileSource
     from airflow_openai_batch.operators.base import resolve_source
-    from airflow_openai_batch.operators.destination import below_root
 
     if not isinstance(source, str) or not source.strip():
         raise _input_error("source", f"a path, a glob or a folder is needed, not {source!r}")

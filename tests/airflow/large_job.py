@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from airflow.sdk import DAG
 
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import _register
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.airflow_versions import store_dag
 
 ROWS = 120_000
 
@@ -35,7 +36,9 @@ def run(folder: Path, rows: int) -> str:
             destination=str(folder / "out"),
             poll_interval=1,
         )
-    _register(dag)
+    dags = Path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+    dags.mkdir(exist_ok=True)
+    store_dag(dag, dags)
     return str(dag.test().state)
 
 

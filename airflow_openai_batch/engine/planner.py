@@ -111,7 +111,7 @@ class Planner:
             "" if schema is None else dump_schema(schema),
         )
 
-    def _read(self, source: Source) -> int:
+    def _read(self, source: Source) -> int:  # noqa: C901 - one loop, for each of millions of rows
         """Read all rows; return how many requests were made of them.
 
         What is done here is done for each of millions of rows, so the path without events has few calls.
@@ -130,20 +130,23 @@ class Planner:
                 last_path = path
             next_line = line + 1
             try:
-                custom_id, identity, columns, requests = build(rows, data)
+                custom_id, identity, columns, request, model, inputs, more = build(rows, data)
                 if custom_id is not None:
                     key = hash(custom_id)
                     ids[key & 255].append(key)
-                for request, model, inputs in requests:
+                while True:
                     if self._count:
                         # Nothing will come of this plan; what is left to do is to find all that is wrong.
                         self._check_size(request, inputs)
-                        continue
-                    writer = open_.get(model)
-                    if writer is None or not writer.add(number, request, inputs):
-                        writer = self._next_shard(number, request, model, inputs)
-                    self._join(_JOINT % (writer.number, rows, identity, columns))
-                    number += 1
+                    else:
+                        writer = open_.get(model)
+                        if writer is None or not writer.add(number, request, inputs):
+                            writer = self._next_shard(number, request, model, inputs)
+                        self._join(_JOINT % (writer.number, rows, identity, columns))
+                        number += 1
+                    if not more:
+                        break
+                    request, model, inputs = more.pop()
             except RowError as error:
                 self._problem(Problem(row.where, error.field, str(error)))
             rows += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -113,9 +112,13 @@ class RequestSpec:
 Line = tuple[bytes, str, int]
 """A line of a shard with its newline, its model, and how much of the batch's count it takes up."""
 
-Built = tuple[str | None, bytes, bytes, Iterable[Line]]
+Built = tuple[str | None, bytes, bytes, bytes, str, int, list[Line]]
 """What a row was made into: the user's own id or None; the id that the result shows, and the row's columns, both as
-JSON; its lines, one for each model. Bare tuples: there is one for each of millions of rows."""
+JSON; its line with model and count; lines for further models, last first. Bare tuples: there is one for each of
+millions of rows."""
+
+
+_NO_MORE: list[Line] = []
 
 
 class RowError(ValueError):
@@ -225,7 +228,8 @@ class RequestBuilder:
             custom_id = _scalar_id(custom_id)
         shown = _encode("", columns) if columns else b"{}"
         if self._models:
-            return custom_id, _identity(custom_id, row), shown, self._for_each_model(row, body)
+            lines = self._for_each_model(row, body)
+            return custom_id, _identity(custom_id, row), shown, *lines.pop(), lines
         model = body.get("model")
         if type(model) is not str or not model:
             raise RowError("model", "no model: give model=, or a model in each row")
@@ -234,7 +238,7 @@ class RequestBuilder:
             identity, encoded = orjson.dumps(custom_id) if custom_id else b'"r%d"' % row, orjson.dumps(body)
         except _NO_JSON:
             identity, encoded = _identity(custom_id, row), _encode("body", body)
-        return custom_id, identity, shown, ((self._head % (row, encoded), model, inputs),)
+        return custom_id, identity, shown, self._head % (row, encoded), model, inputs, _NO_MORE
 
     def _for_each_model(self, row: int, body: dict[str, Any]) -> list[Line]:
         if "model" in body:
@@ -243,7 +247,7 @@ class RequestBuilder:
         return [
             (self._head % (number, _encode("body", {**body, "model": model})), model, inputs)
             for number, model in enumerate(self._models, row * len(self._models))
-        ]
+        ][::-1]
 
     def _ready_made(self, data: dict[str, Any], body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if "model" not in body and not self._models:

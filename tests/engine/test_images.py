@@ -41,7 +41,7 @@ def data_url(content, kind="png"):
 
 def build(row, **spec):
     given = {"prompt": "What is it?", "model": "m", "image_columns": ["image"], **spec}
-    _, _, columns, ((line, _, _),) = RequestBuilder(RequestSpec(**given)).build(0, row)
+    _, _, columns, line, *_ = RequestBuilder(RequestSpec(**given)).build(0, row)
     return json.loads(line)["body"], json.loads(columns)
 
 
@@ -232,7 +232,7 @@ def test_a_root_may_be_on_any_store():
         RequestSpec(prompt="?", model="m", image_columns=["image"], image_root="store://it", resolve=resolve)
     )
     for _ in range(2):
-        assert data_url(PNG).encode() in next(iter(builder.build(0, {"image": "a/cat.png"})[3]))[0]
+        assert data_url(PNG).encode() in builder.build(0, {"image": "a/cat.png"})[3]
     assert asked == ["store://it"]
 
 
@@ -318,7 +318,7 @@ def test_images_of_tables_are_sent_as_those_of_rows():
 
 def test_every_model_gets_the_images():
     builder = RequestBuilder(RequestSpec(prompt="?", model=["a", "b"], image_columns=["image"]))
-    *_, requests = builder.build(0, {"image": URL})
-    assert [json.loads(line)["body"]["messages"][0]["content"][1]["image_url"]["url"] for line, _, _ in requests] == [
+    _, _, _, first, _, _, [(second, _, _)] = builder.build(0, {"image": URL})
+    assert [json.loads(line)["body"]["messages"][0]["content"][1]["image_url"]["url"] for line in (first, second)] == [
         URL
     ] * 2

@@ -68,7 +68,7 @@ def test_a_shard_holds_as_many_requests_as_a_batch_takes(store):
 
 
 def test_a_shard_holds_as_many_bytes_as_a_batch_takes(store):
-    *_, ((request, _, _),) = RequestBuilder(RequestSpec(model="m")).build(0, {"prompt": "row 0"})
+    _, _, _, request, *_ = RequestBuilder(RequestSpec(model="m")).build(0, {"prompt": "row 0"})
     line = len(request)
     assert rows_of(store, make(store, prompts(5), size=3 * line)) == [[0, 1, 2], [3, 4]]
 

@@ -30,7 +30,8 @@ def build(data, number=0, **spec):
 
 
 def raw_line(data, **spec):
-    *_, ((raw, _model, _inputs),) = build(data, **spec)
+    *_, raw, _model, _inputs, more = build(data, **spec)
+    assert not more
     return raw
 
 
@@ -43,7 +44,7 @@ def body(data, **spec):
 
 
 def joint(data, **spec):
-    _, identity, columns, _ = build(data, **spec)
+    _, identity, columns, *_ = build(data, **spec)
     return {"custom_id": json.loads(identity), "input": json.loads(columns)}
 
 

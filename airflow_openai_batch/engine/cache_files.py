@@ -1,19 +1,22 @@
 """One Parquet file of the answer cache: written in the order of its keys, read a row group at a time.
 
-Columns: ``key`` (16 bytes), ``created`` (seconds of the epoch, when the answer was added), ``check`` (CRC-32 of key,
-created and answer), ``answer`` (JSON as it was given). Row groups are small, whatever the answers' size, and say which
-keys they span: a reader holds one of them, and passes over those that can't have what it looks for.
+Columns: ``key`` (16 bytes), ``created`` (seconds of the epoch, when the answer was added), ``answer`` (JSON as it was
+given). Row groups are small, whatever the answers' size, and say which keys they span: a reader holds one of them, and
+passes over those that can't have what it looks for.
 
-A file is never trusted. Its schema and version must be these, its pages carry checksums, and each answer its own, which
-binds it to its key: what was damaged is missing, and never answers for another key.
+A file is never trusted. Behind its metadata, where Parquet has room for a signature and other readers look at nothing,
+stands a digest of the whole file. It is checked before anything is made of the file: a damaged one gives nothing, so it
+gives nothing wrong, and never reaches pyarrow, where a spoilt byte of the metadata can end the process.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import shutil
+import struct
 import tempfile
-import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_openai_batch.engine.spill import KEY
@@ -29,8 +32,12 @@ VERSION = 1
 """Version of the cache: of its folders, its files, and of what a key is made of."""
 
 GROUP_ROWS = 4_096
-GROUP_BYTES = 2 << 20
+GROUP_BYTES = 1 << 20
 """Most of a row group: it ends when either is reached."""
+
+_DIGEST = 16
+_END = 8
+"""Bytes of the digest, and of what ends a Parquet file: the metadata's length and ``PAR1``."""
 
 Entry = tuple[bytes, int, bytes]
 """Key, created, answer."""
@@ -44,15 +51,10 @@ class DamagedError(Exception):
     """The file isn't what was written."""
 
 
-def check_of(key: bytes, created: int, answer: bytes) -> int:
-    """Return what binds an answer to its key and time."""
-    return zlib.crc32(answer, zlib.crc32(b"%d" % created, zlib.crc32(key)))
-
-
 def _schema() -> Any:
     import pyarrow as pa
 
-    kinds = {"key": pa.binary(KEY), "created": pa.int64(), "check": pa.uint32(), "answer": pa.binary()}
+    kinds = {"key": pa.binary(KEY), "created": pa.int64(), "answer": pa.binary()}
     fields = [pa.field(name, kind, nullable=False) for name, kind in kinds.items()]
     return pa.schema(fields, {"airflow-openai-batch-cache": str(VERSION)})
 
@@ -71,25 +73,22 @@ class FileWriter:
         self.rows = 0
         self._pa = pa
         self._schema = _schema()
-        self._target = target
-        self._columns: tuple[list[bytes], list[int], list[int], list[bytes]] = ([], [], [], [])
+        self._target = _Signed(target)
+        self._columns: tuple[list[bytes], list[int], list[bytes]] = ([], [], [])
         self._bytes = 0
-        # The store publishes the file, and must find it open: pyarrow closes only what it opened itself.
         self._writer = pq.ParquetWriter(
-            pa.PythonFile(_Kept(target), mode="w"),
+            pa.PythonFile(self._target, mode="w"),
             self._schema,
-            compression={"key": "none", "created": "zstd", "check": "none", "answer": "zstd"},
+            compression={"key": "none", "created": "zstd", "answer": "zstd"},
             use_dictionary=False,
             write_statistics=["key", "created"],
-            write_page_checksum=True,
         )
 
     def add(self, key: bytes, created: int, answer: bytes) -> None:
         """Write an entry. Keys come in their order."""
-        keys, times, checks, answers = self._columns
+        keys, times, answers = self._columns
         keys.append(key)
         times.append(created)
-        checks.append(check_of(key, created, answer))
         answers.append(answer)
         self._bytes += len(answer)
         if len(keys) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
@@ -109,24 +108,65 @@ class FileWriter:
     def close(self) -> None:
         """Write the end of the file."""
         self._flush()
+        self._target.hold()
         self._writer.close()
+        self._target.sign()
 
 
-class _Kept:
-    """A file that stays open when it is closed."""
+class _Signed:
+    """Passes a Parquet file on, with the digest put behind its metadata.
+
+    It leaves the file open: the store publishes it.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._digest = hashlib.blake2b(digest_size=_DIGEST)
+        self._held: list[bytes] | None = None
         self.closed = False
 
     def write(self, piece: Any) -> int:
-        return self._file.write(bytes(piece))
+        piece = bytes(piece)
+        if self._held is not None:
+            self._held.append(piece)
+        else:
+            self._digest.update(piece)
+            self._file.write(piece)
+        return len(piece)
 
     def flush(self) -> None:
         """Leave it to the store."""
 
     def close(self) -> None:
         self.closed = True
+
+    def hold(self) -> None:
+        """Hold back what is written from now on: the metadata, their length, and ``PAR1``."""
+        self._held = []
+
+    def sign(self) -> None:
+        """Write what was held back, and the digest. The length is that of metadata and digest."""
+        tail = b"".join(self._held or ())
+        end = struct.pack("<I", struct.unpack_from("<I", tail, len(tail) - _END)[0] + _DIGEST) + tail[-4:]
+        self._digest.update(tail[:-_END])
+        self._digest.update(end)
+        self._file.write(b"".join((tail[:-_END], self._digest.digest(), end)))
+
+
+def _is_signed(file: BinaryIO) -> bool:
+    """Whether a file is as it was written."""
+    left = file.seek(0, io.SEEK_END) - _DIGEST - _END
+    digest = hashlib.blake2b(digest_size=_DIGEST)
+    file.seek(0)
+    while left > 0:
+        piece = file.read(min(left, BUFFER))
+        if not piece:
+            return False
+        digest.update(piece)
+        left -= len(piece)
+    told, end = file.read(_DIGEST), file.read(_END)
+    digest.update(end)
+    return left == 0 and told == digest.digest()
 
 
 def fetch(store: Store, name: str) -> BinaryIO:
@@ -148,17 +188,18 @@ def fetch(store: Store, name: str) -> BinaryIO:
             raise
         return cast("BinaryIO", copy)
     except StoreError as error:
-        if _means_gone(error.__cause__):
+        if means_gone(error.__cause__):
             raise GoneError(name) from error
         raise
     except Exception as error:
-        if _means_gone(error):
+        if means_gone(error):
             raise GoneError(name) from error
         # Reads of a file that was opened come as the filesystem has them.
         raise StoreError(f"Could not read {store.address(name)}: {type(error).__name__}: {error}.") from error
 
 
-def _means_gone(error: BaseException | None) -> bool:
+def means_gone(error: BaseException | None) -> bool:
+    """Whether an error of the filesystem means that a file was removed or replaced."""
     # s3fs says EBUSY of a file that was replaced since it was opened.
     return isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.errno == errno.EBUSY)
 
@@ -190,7 +231,9 @@ class FileReader:
     def _open(self) -> None:
         import pyarrow.parquet as pq
 
-        self._parquet = pq.ParquetFile(self._file, page_checksum_verification=True)
+        if not _is_signed(self._file):
+            raise DamagedError("it isn't as it was written")
+        self._parquet = pq.ParquetFile(self._file)
         if not self._parquet.schema_arrow.equals(_schema(), check_metadata=True):
             raise DamagedError("its columns or its version are others")
         metadata = self._parquet.metadata
@@ -209,12 +252,9 @@ class FileReader:
 
     def _group(self, number: int, columns: Sequence[str]) -> Any:
         try:
-            table = self._parquet.read_row_group(number, columns=list(columns), use_threads=False)
+            return self._parquet.read_row_group(number, columns=list(columns), use_threads=False)
         except Exception as error:
             raise DamagedError(f"row group {number}: {type(error).__name__}: {error}") from error
-        if any(column.null_count for column in table.columns):
-            raise DamagedError(f"row group {number} has nulls")
-        return table
 
     def keys(self, number: int) -> tuple[list[bytes], list[int]]:
         """Return the keys of a row group, and when each was added.
@@ -224,28 +264,22 @@ class FileReader:
         table = self._group(number, ("key", "created"))
         return _keys_of(table.column("key")), table.column("created").to_pylist()
 
-    def answers(self, number: int, rows: list[int]) -> list[tuple[int, bytes]]:
-        """Return the checks and answers of some rows of a row group.
+    def answers(self, number: int, rows: list[int]) -> list[bytes]:
+        """Return the answers of some rows of a row group.
 
         :raises DamagedError: it can't be read.
         """
-        table = self._group(number, ("check", "answer"))
-        try:
-            table = table.take(rows)
-        except Exception as error:
-            raise DamagedError(f"row group {number}: {type(error).__name__}: {error}") from error
-        return list(zip(table.column("check").to_pylist(), table.column("answer").to_pylist(), strict=True))
+        answers: list[bytes] = self._group(number, ("answer",)).column("answer").take(rows).to_pylist()
+        return answers
 
-    def entries(self) -> Iterator[tuple[Entry, bool]]:
-        """Yield all entries, and whether each is as it was added.
+    def entries(self) -> Iterator[Entry]:
+        """Yield all entries.
 
         :raises DamagedError: the rest can't be read.
         """
         for number, _, _ in self.spans:
             keys, times = self.keys(number)
-            answers = self.answers(number, list(range(len(keys))))
-            for key, created, (check, answer) in zip(keys, times, answers, strict=True):
-                yield (key, created, answer), check == check_of(key, created, answer)
+            yield from zip(keys, times, self.answers(number, list(range(len(keys)))), strict=True)
 
     def close(self) -> None:
         """Close it, and remove what was copied."""

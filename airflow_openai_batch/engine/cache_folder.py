@@ -36,8 +36,8 @@ FILES = f"v{VERSION}"
 DEEPEST = 2
 """Most hex digits of a folder."""
 
-TRANSFERS = 4
-"""Files that come or go at once, where the store is remote."""
+TRANSFERS = 2
+"""Files that come or go at once, where the store is remote: s3fs holds some tens of megabytes for each."""
 
 SPLIT_ROWS = 262_144
 SPLIT_BYTES = 256 << 20

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import orjson
 
-from airflow_openai_batch.engine.cache_files import DamagedError, FileReader, GoneError, check_of
+from airflow_openai_batch.engine.cache_files import DamagedError, FileReader, GoneError
 from airflow_openai_batch.engine.spill import BUCKETS
 
 if TYPE_CHECKING:
@@ -130,9 +130,9 @@ class Lookup:
         rows, many = self._rows(first, last)
         hits = self._hits(first, last, readers, rows)
         by_name = {reader.name: reader for reader in readers}
-        found = sorted((hit.file, hit.group, hit.row, hit.created, key) for key, hit in hits.items())
+        found = sorted((hit.file, hit.group, hit.row, key) for key, hit in hits.items())
         for (name, group), places in groupby(found, key=lambda place: place[:2]):
-            wanted = [(row, created, key) for _, _, row, created, key in places]
+            wanted = [(row, key) for _, _, row, key in places]
             for key, answer in self._answers(by_name[name], group, wanted):
                 held = (row for number, row in self._rows_of(key[0]) if number == key) if key in many else rows[key]
                 for row in held:
@@ -176,19 +176,19 @@ class Lookup:
         return hits
 
     def _answers(
-        self, reader: FileReader, group: int, wanted: list[tuple[int, int, bytes]]
+        self, reader: FileReader, group: int, wanted: list[tuple[int, bytes]]
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield keys and answers of a row group, those that are as they were added."""
+        """Yield keys and answers of a row group."""
         try:
-            answers = reader.answers(group, [row for row, _, _ in wanted])
+            answers = reader.answers(group, [row for row, _ in wanted])
         except DamagedError as error:
             self._cache.damaged(reader.name, error)
             return
-        for (_, created, key), (check, answer) in zip(wanted, answers, strict=True):
-            if check == check_of(key, created, answer) and _is_object(answer):
+        for (_, key), answer in zip(wanted, answers, strict=True):
+            if _is_object(answer):
                 yield key, answer
             else:
-                self._cache.damaged(reader.name, "an answer isn't as it was added, or no JSON object")
+                self._cache.damaged(reader.name, "an answer is no JSON object")
 
 
 def _is_object(answer: bytes) -> bool:

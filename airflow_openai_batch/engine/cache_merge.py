@@ -7,8 +7,9 @@ import itertools
 import uuid
 from typing import TYPE_CHECKING
 
-from airflow_openai_batch.engine.cache_files import DamagedError, Entry, FileReader, GoneError
+from airflow_openai_batch.engine.cache_files import DamagedError, Entry, FileReader, GoneError, means_gone
 from airflow_openai_batch.engine.cache_folder import DEEPEST, depth_for, depth_of, folder_of
+from airflow_openai_batch.exceptions import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +54,16 @@ def _prove_removal(cache: Folder) -> None:
 
 
 def _small(cache: Folder, names: list[str]) -> list[str]:
-    """Leave out files that are larger than all smaller ones together: each entry is merged a few times in all."""
-    sizes = {name: cache.store.size(name) for name in names}
+    """Leave out files that are larger than all smaller ones together: each entry is merged a few times in all.
+
+    :raises GoneError: one isn't there any more.
+    """
+    try:
+        sizes = {name: cache.store.size(name) for name in names}
+    except StoreError as error:
+        if means_gone(error.__cause__):
+            raise GoneError(error) from error
+        raise
     names = sorted(names, key=lambda name: (sizes[name], name))
     while len(names) > 1 and sizes[names[-1]] > sum(sizes[name] for name in names[:-1]):
         names.pop()
@@ -107,11 +116,7 @@ class _Merging:
 
     def _of(self, reader: FileReader) -> Iterator[Entry]:
         try:
-            for entry, whole in reader.entries():
-                if whole:
-                    yield entry
-                else:
-                    self._cache.damaged(reader.name, "an answer isn't as it was added")
+            yield from reader.entries()
         except DamagedError as error:
             self.cut.add(reader.name)
             self._cache.damaged(reader.name, error)

@@ -252,11 +252,14 @@ def _number(value: Any) -> float:
 
 
 class Vectors:
-    """Embeddings: of one length, as long as none of another turns up; several a row, once a row has several."""
+    """Embeddings: of one length, as long as none of another turns up; several a row, once a row has several.
+
+    A list of a fixed size has no place for a row without a vector: pyarrow before 26 writes one and can't read it.
+    """
 
     def __init__(self) -> None:
         self._lengths: set[int] = set()
-        self._many = False
+        self._many = self._gaps = False
         self._read: list[list[bytes] | None] = []
 
     def look(self, values: list[Any]) -> bool:
@@ -264,14 +267,16 @@ class Vectors:
         before = self.type
         self._read = [_vectors(value) for value in values]
         for value, vectors in zip(values, self._read, strict=True):
-            if vectors is not None:
+            if vectors is None:
+                self._gaps = True
+            else:
                 self._lengths.update(len(vector) // _FLOAT_BYTES for vector in vectors)
                 self._many = self._many or _is_many(value)
         return bool(self.type != before)
 
     @property
     def type(self) -> pa.DataType:
-        """A list of float32, of a fixed size where all have one; or a list of those."""
+        """A list of float32, of a fixed size where all rows have one; or a list of those."""
         return list_of(self._vector()) if self._many else self._vector()
 
     def _vector(self) -> pa.DataType:
@@ -281,7 +286,7 @@ class Vectors:
 
     @property
     def _length(self) -> int | None:
-        return next(iter(self._lengths)) if len(self._lengths) == 1 else None
+        return next(iter(self._lengths)) if len(self._lengths) == 1 and (self._many or not self._gaps) else None
 
     def array(self, values: list[Any]) -> tuple[pa.Array, dict[int, str]]:
         """Convert."""
@@ -303,12 +308,10 @@ class Vectors:
         import pyarrow as pa
 
         fixed, kind = self._length, self._vector()
-        filler = b"" if fixed is None else bytes(_FLOAT_BYTES * fixed)
-        buffer = b"".join(filler if vector is None else vector for vector in vectors)
+        buffer = b"".join(vector for vector in vectors if vector is not None)
         floats = pa.Array.from_buffers(pa.float32(), len(buffer) // _FLOAT_BYTES, [None, pa.py_buffer(buffer)])
         if fixed is not None:
-            missing = pa.array([vector is None for vector in vectors], pa.bool_())
-            return pa.FixedSizeListArray.from_arrays(floats, type=kind, mask=missing)
+            return pa.FixedSizeListArray.from_arrays(floats, type=kind)
         lengths = [None if vector is None else range(len(vector) // _FLOAT_BYTES) for vector in vectors]
         return pa.ListArray.from_arrays(offsets_of(lengths), floats, kind)
 

@@ -319,14 +319,25 @@ def test_a_vector_of_another_form_changes_the_type_in_all_parts(land, vectors, k
     assert table(manifest)["output"].to_pylist() == [first] * 4 + [wanted]
 
 
-@reads_fixed_lists
-def test_the_length_is_found_where_the_first_rows_failed(land, fake):
+def test_embeddings_that_some_rows_lack_are_lists_for_every_reader(land, fake, fakes):
     def line(request):
         return embedded(request, [[1, 2]]) if request["custom_id"] == "r3" else fake.refused(request, 400)
 
-    found = table(land(list("abcd"), lines=line, **EMBED))
-    assert str(found["output"].type) == "fixed_size_list<element: float>[2]"
+    manifest = land(list("abcd"), lines=line, **EMBED)
+    found = table(manifest)
+    assert str(found["output"].type) == "list<element: float>"
     assert found["output"].to_pylist() == [None, None, None, [1.0, 2.0]]
+    assert pl.read_parquet(f"{manifest['results']}/*.parquet")["output"].to_list() == [None, None, None, [1.0, 2.0]]
+    assert pd.read_parquet(fakes.out / "results")["output"][3].tolist() == [1.0, 2.0]
+
+
+def test_a_vector_that_is_missing_changes_the_type_in_all_parts(land, fake):
+    def line(request):
+        return fake.refused(request, 400) if request["custom_id"] == "r4" else embedded(request, [[1, 2]])
+
+    manifest = land(list("abcde"), lines=line, **EMBED)
+    assert {str(pq.read_schema(file).field("output").type) for file in manifest["files"]} == {"list<element: float>"}
+    assert table(manifest)["output"].to_pylist() == [[1.0, 2.0]] * 4 + [None]
 
 
 def test_bodies_without_a_shorter_form_are_json(land, fake):

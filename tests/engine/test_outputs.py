@@ -179,8 +179,14 @@ def packed(*floats):
 
 
 def test_vectors_of_one_length_are_lists_of_a_fixed_size():
-    kind, values, rest = converted(vectors(), [1, 2.5], None, [0.0, -1.0])
+    kind, values, rest = converted(vectors(), [1, 2.5], [0.0, -1.0])
     assert kind == "fixed_size_list<element: float>[2]"
+    assert (values, rest) == ([[1.0, 2.5], [0.0, -1.0]], {})
+
+
+def test_vectors_that_some_rows_lack_are_lists():
+    kind, values, rest = converted(vectors(), [1, 2.5], None, [0.0, -1.0])
+    assert kind == "list<element: float>"
     assert (values, rest) == ([[1.0, 2.5], None, [0.0, -1.0]], {})
 
 
@@ -202,8 +208,18 @@ def test_several_vectors_of_a_row_are_a_list_of_them():
 
 def test_a_type_that_changed_is_told_once():
     output = vectors()
-    batches = [[None], [[1, 2]], [[3, 4]], [[1]], [[1, 2, 3]], [[[1], [2]]], [[1]]]
-    assert [output.look(values) for values in batches] == [False, True, False, True, False, True, False]
+    batches = [[[1, 2]], [[3, 4]], [[1]], [[1, 2, 3]], [[[1], [2]]], [[1]]]
+    assert [output.look(values) for values in batches] == [True, False, True, False, True, False]
+
+
+def test_a_row_without_a_vector_changes_the_type_once():
+    output = vectors()
+    assert [output.look(values) for values in ([[1, 2]], [[3, 4], None], [None], [[5, 6]])] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

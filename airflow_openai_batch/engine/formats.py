@@ -106,9 +106,9 @@ class Lines:
 
             def write(joint: bytes, tail: dict[str, Any], _size: int) -> None:
                 nonlocal gathered
-                told = orjson.dumps(tail)[1:]
-                pieces.extend((b"{", joint, b",", told, b"\n"))
-                gathered += len(joint) + len(told)
+                line = b"{%b,%b\n" % (joint, orjson.dumps(tail)[1:])
+                pieces.append(line)
+                gathered += len(line)
                 if gathered >= _PIECE:
                     behind.write(b"".join(pieces))
                     pieces.clear()

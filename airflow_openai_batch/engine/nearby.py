@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 _OVER = 1 << 14
 """Bytes that a block is read past its end, for lines that begin in it."""
 
-_KEPT = 24
-"""Blocks held: of a file and at a time, some 6 MB."""
+_KEPT = 8
+"""Blocks held: of a file and at a time, some 8 MB."""
 
-_PRICE = 32
+_PRICE = 128
 """Lines that a block should serve to be worth its reading."""
 
 _CREDIT = 8 * _PRICE

@@ -144,13 +144,14 @@ class _Index:
         for line in lines:
             found, length = head(line), len(line)
             key = key_of(line) if found is None else int(found[1])
-            if isinstance(key, int):
+            if type(key) is int:
                 place, odd = divmod(key - first, step)
                 if not odd and 0 <= place < span:
                     if not lengths[place]:
                         starts[place] = start
                         lengths[place] = length
-                    key = None
+                    start += length
+                    continue
             if key is not None:
                 self.others.setdefault(key, (start, length))
             start += length

@@ -14,7 +14,7 @@ from airflow_openai_batch.engine import nearby
 def file(tmp_path):
     lines = [
         b"%d:%b\n" % (number, b"x" * (number * 7919 % (40_000 if number % 200 == 7 else 3_000)))
-        for number in range(5_000)
+        for number in range(20_000)
     ]
     path = tmp_path / "lines"
     path.write_bytes(b"".join(lines))

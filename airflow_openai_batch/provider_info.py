@@ -57,6 +57,11 @@ _EXTRA_FIELDS = {
         ),
         "schema": {"type": ["string", "null"], "enum": ["v1", "plain", None]},
     },
+    "submission": {
+        "label": "Requests go",
+        "description": "file (default): as uploaded files. inline: in the create call, for gateways that work so.",
+        "schema": {"type": ["string", "null"], "enum": ["file", "inline", None]},
+    },
     "proxy": {
         "label": "Proxy",
         "description": "http://[user:password@]host:port for this connection. Empty: HTTPS_PROXY and NO_PROXY count.",

@@ -363,6 +363,17 @@ def test_a_wrapped_creation_is_a_batch(answering):
     assert (batch.id, batch.status) == ("b", "validating")
 
 
+def test_requests_may_be_sent_with_a_creation(connect, answering):
+    client, asked = answering((200, {"id": "b", "status": "validating", "input_file_id": None}))
+    batch = client.create_batch(input_file_content="{}\n", endpoint=CHAT, completion_window="7d", metadata={"a": "b"})
+    assert (batch.id, batch.input_file_id, len(asked)) == ("b", None, 1)
+    with running(oddity=["inline_create"], validating=0.0, in_progress=0.0, finalizing=0.0) as emulator:
+        client = connect(base_url=emulator.base_url)
+        sent = {"endpoint": CHAT, "completion_window": "24h", "metadata": {"a": "b"}}
+        batch = finish(client, client.create_batch(input_file_content=LINE.decode(), **sent))
+        assert (batch.status, batch.input_file_id, batch.metadata) == ("completed", None, {"a": "b"})
+
+
 def test_an_upload_waits_until_the_file_is_processed(answering):
     pending, done = ({"id": "f", "filename": "in.jsonl", "bytes": 5, "status": s} for s in ("pending", "processed"))
     client, asked = answering((200, pending), (200, pending), (200, done))

@@ -68,6 +68,7 @@ def test_the_public_names_are_these():
     assert set(airflow_openai_batch.__all__) == set(dir(airflow_openai_batch)) == {
         "OpenAIBatchCancelOperator",
         "OpenAIBatchDownloadOperator",
+        "OpenAIBatchEstimateOperator",
         "OpenAIBatchHook",
         "OpenAIBatchOperator",
         "OpenAIBatchSensor",

@@ -39,6 +39,7 @@ class ClientConfig:
     :param verify: False: certificates aren't checked; a path: a file or folder of CAs to trust besides the usual ones.
     :param paths: how endpoints are named in requests: ``v1`` (``/v1/chat/completions``), ``plain``
         (``/chat/completions``); None: as the server's kind has it.
+    :param submission: how requests get there where a job doesn't say: ``file``, or ``inline``, in the create call.
     :param secrets: more texts that nobody may see.
     """
 
@@ -59,6 +60,7 @@ class ClientConfig:
     proxy: str | None = field(default=None, repr=False)
     verify: bool | str = True
     paths: Literal["v1", "plain"] | None = None
+    submission: Literal["file", "inline"] = "file"
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property

@@ -161,24 +161,27 @@ class OpenAIBatchClient:
     def create_batch(
         self,
         *,
-        input_file_id: str,
+        input_file_id: str | None = None,
+        input_file_content: str | None = None,
         endpoint: str,
         completion_window: str,
         metadata: Mapping[str, str],
         output_expires_after: int | None = None,
     ) -> BatchSnapshot:
-        """Create a batch with one single call.
+        """Create a batch with one single call, of an uploaded file or of lines that are sent with it.
 
         :raises UnreachableError: also for an answer that is neither a batch nor a refusal: one may have been made.
         """
         more: dict[str, Any] = {}
         if output_expires_after is not None:
             more["output_expires_after"] = {"anchor": "created_at", "seconds": output_expires_after}
+        if input_file_content is not None:
+            more["extra_body"] = {"input_file_content": input_file_content}
         sdk = self.sdk.with_options(max_retries=0, timeout=self.config.create_timeout)
         doing = "Creating a batch"
         with translated(self.config, doing):
             answer = sdk.batches.with_raw_response.create(
-                input_file_id=input_file_id,
+                input_file_id=openai.NOT_GIVEN if input_file_id is None else input_file_id,  # type: ignore[arg-type]
                 endpoint=endpoint,  # type: ignore[arg-type] # the list of endpoints grows
                 completion_window=completion_window,  # type: ignore[arg-type] # gateways have others
                 metadata=dict(metadata),

@@ -13,18 +13,18 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from airflow_openai_batch.emulator import ids
 from airflow_openai_batch.emulator.endpoints import batch_urls
-from airflow_openai_batch.emulator.errors import APIError, invalid_value
+from airflow_openai_batch.emulator.errors import APIError, from_validation, invalid_value
 from airflow_openai_batch.emulator.faults import BatchFault, BlankIds, Hidden
 from airflow_openai_batch.emulator.files import Cursor
 from airflow_openai_batch.emulator.oddities import shown_batch
 from airflow_openai_batch.emulator.projects import PROJECT, is_visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from airflow_openai_batch.emulator.clock import Clock
     from airflow_openai_batch.emulator.files import StoredFile
@@ -38,7 +38,9 @@ Metadata = Annotated[
 ]
 OPEN = frozenset({"validating", "in_progress", "finalizing"})
 _HOUR = 3_600
-_WINDOW = re.compile(r"[1-9]\d*[hd]")
+_DAY = 24
+_WINDOW = re.compile(r"([1-9]\d*)([hd])")
+_HOURS = {"h": 1, "d": 24}
 
 
 class ExpiresAfter(BaseModel):
@@ -58,6 +60,36 @@ class BatchCreate(BaseModel):
     completion_window: str
     metadata: Metadata | None = None
     output_expires_after: ExpiresAfter | None = None
+
+
+class InlineCreate(BatchCreate):
+    """The body where the requests come with it."""
+
+    input_file_id: None = None  # type: ignore[assignment] # it stands in the place of the field of the same name
+    input_file_content: str
+
+
+def read_create(body: dict[str, Any], oddities: Collection[str]) -> BatchCreate:
+    """Read the body of POST /v1/batches.
+
+    :raises APIError: 400, in the service's words.
+    """
+    inline = "inline_create" in oddities and "input_file_content" in body
+    if inline and body.get("input_file_id") is not None:
+        message = "Both 'input_file_id' and 'input_file_content' were given, but a batch has only one of them."
+        raise APIError(400, message, code="invalid_value", param="input_file_content")
+    try:
+        return (InlineCreate if inline else BatchCreate).model_validate(body)
+    except ValidationError as error:
+        errors = error.errors()
+        first = next((entry for entry in errors if entry["type"] == "extra_forbidden"), errors[0])
+        raise from_validation({**first, "loc": ("body", *first["loc"])}) from None
+
+
+def window_hours(window: str) -> int | None:
+    """Return the hours of a completion window: ``24h``, ``7d``; None for what is none."""
+    found = _WINDOW.fullmatch(window)
+    return int(found[1]) * _HOURS[found[2]] if found else None
 
 
 @dataclass(slots=True)
@@ -156,7 +188,7 @@ class BatchStore:
     ) -> Batch:
         """Make a batch, ``validating``.
 
-        :param input_file: the file that was named, ``None`` when there is none.
+        :param input_file: the file that was named, or what came in its place; ``None`` when there is none.
         :param take_faults: gives what is to go wrong with it. Called only if there will be a batch.
         :raises APIError: 400 when the file isn't there or not for batches; 429 when the hour's batches are used up.
         """
@@ -174,6 +206,7 @@ class BatchStore:
         self._count_create()
         now = self._clock.now()
         oddities = self._settings.oddities
+        window = self._settings.window * (window_hours(asked.completion_window) or _DAY) / _DAY
         faults = take_faults()
         hidden = next((fault for fault in faults if isinstance(fault, Hidden)), None)
         batch = Batch(
@@ -181,8 +214,8 @@ class BatchStore:
             asked=asked,
             input_file=input_file,
             created_at=now,
-            expires_at=now + round(self._settings.window),
-            deadline=math.inf if "never_expires" in oddities else time.monotonic() + self._settings.window,
+            expires_at=now + round(window),
+            deadline=math.inf if "never_expires" in oddities else time.monotonic() + window,
             faults=faults,
             listed_from=0.0 if hidden is None else time.monotonic() + hidden.seconds,
         )
@@ -194,8 +227,8 @@ class BatchStore:
         urls = batch_urls(self._settings)
         if asked.endpoint not in urls:
             raise invalid_value("endpoint", asked.endpoint, urls)
-        taken = _WINDOW.fullmatch(asked.completion_window) if "any_window" in self._settings.oddities else None
-        if asked.completion_window != "24h" and taken is None:
+        taken = "any_window" in self._settings.oddities and window_hours(asked.completion_window) is not None
+        if asked.completion_window != "24h" and not taken:
             raise invalid_value("completion_window", asked.completion_window, ("24h",))
 
     def _count_create(self) -> None:

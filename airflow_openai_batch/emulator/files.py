@@ -199,6 +199,21 @@ class FileStore:
         self._ledger.file_created(file_id, {"filename": filename, "purpose": purpose, "bytes": file.size})
         return file
 
+    def keep_unlisted(self, content: str) -> StoredFile:
+        """Make a file of what came in a call: no call sees it, and its bytes go with the last pin.
+
+        :raises APIError: 400 for what an upload would be refused for.
+        """
+        path = self.scratch()
+        path.write_text(content, encoding="utf-8", newline="")
+        try:
+            check_batch_file(path, "inline.jsonl")
+        except APIError:
+            path.unlink()
+            raise
+        size = path.stat().st_size
+        return StoredFile(path.name, path, "inline.jsonl", "batch", size, self._clock.now(), None, deleted=True)
+
     def find(self, file_id: str) -> StoredFile | None:
         """Return the file, ``None`` when it doesn't exist (any more), has expired, or is another project's."""
         file = self._files.get(file_id)

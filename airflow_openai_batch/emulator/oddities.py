@@ -9,6 +9,7 @@
 ``codeless_errors``   errors of rows have no ``code``
 ``early_limits``      a full queue refuses the create: 400, ``{"errors": {"data": [{"code": "token_limit_exceeded"}]}}``
 ``empty_error_file``  a batch without failed rows has an error file too, of 0 bytes
+``inline_create``     POST /batches takes requests too: their lines as a string, ``input_file_content``
 ``iso_times``         a batch's times are ISO 8601, with seven decimals
 ``never_expires``     batches run on when their window is over
 ``no_last_newline``   output and error files end without a newline
@@ -66,6 +67,7 @@ MODES: dict[str, frozenset[str]] = {
             "bare_list",
             "codeless_errors",
             "empty_error_file",
+            "inline_create",
             "iso_times",
             "no_last_newline",
             "no_metadata",

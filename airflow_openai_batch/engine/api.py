@@ -59,13 +59,14 @@ class BatchAPI(DirectAPI, Protocol):
     def create_batch(
         self,
         *,
-        input_file_id: str,
+        input_file_id: str | None = None,
+        input_file_content: str | None = None,
         endpoint: str,
         completion_window: str,
         metadata: Mapping[str, str],
         output_expires_after: int | None = None,
     ) -> BatchSnapshot:
-        """Create a batch with one single call.
+        """Create a batch with one single call, of an uploaded file or of lines that are sent with it.
 
         :raises UnreachableError: whether a batch was made is unknown.
         :raises APIError: any other: no batch was made.

@@ -71,7 +71,7 @@ class Asker:
         for answers in direct.answered(str(key)):
             for value in parse_lines(answers):
                 if value is not None:
-                    allowance.note(value)
+                    allowance.note(value, shard.bytes // max(1, shard.rows))
         lost = direct.lost(str(key))
         allowance.note_lost(shard.bytes * lost // max(1, shard.rows))
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.engine.api import BatchAPI
     from airflow_openai_batch.engine.cache import Cache
+    from airflow_openai_batch.engine.inline import Submission
     from airflow_openai_batch.engine.sources import Source
     from airflow_openai_batch.engine.store import Store
 
@@ -36,6 +37,7 @@ class JobSpec:
     """All that a user says of a job, but for the source and the destination.
 
     :param request: what shapes the requests.
+    :param submission: ``file``: shards are uploaded; ``inline``: they are sent in the create call, for gateways.
     :param requests_per_batch: 50,000 at OpenAI.
     :param bytes_per_batch: 209,715,200 at OpenAI.
     :param completion_window: ``24h`` at OpenAI; gateways take others.
@@ -68,6 +70,7 @@ class JobSpec:
     """
 
     request: RequestSpec = field(default_factory=RequestSpec)
+    submission: Submission = "file"
     requests_per_batch: int = 50_000
     bytes_per_batch: int = 209_715_200
     completion_window: str = "24h"

@@ -234,7 +234,8 @@ class _Survey:
         elif last.intent and last.intent.purpose == "direct":
             self._asked.append(Ask(shard, last.key))
         elif last.intent:
-            sent = last.intent.at + self._rules.create_timeout
+            # Without a file to delete, a create may begin as late as another one lasts.
+            sent = last.intent.at + self._rules.create_timeout * (1 if last.intent.file_id else 2)
             self._unclear(shard, last, (last.fence.at if last.fence else sent) + self._rules.create_grace)
         else:
             self._ready.append((shard, last.key))

@@ -246,7 +246,9 @@ class UploadRecord:
 class IntentRecord:
     """The attempt is claimed. For a create: a batch of this file, with this key's metadata, may exist from now on.
 
-    :param file_created_at: by OpenAI's clock; no batch of the file is older, however wrong our clock is.
+    :param file_id: "" where the requests are sent in the create call itself, and for the other purposes.
+    :param file_created_at: by OpenAI's clock; no batch of the file is older, however wrong our clock is. Without a
+        file by our own.
     :param purpose: ``split`` and ``give_up`` claim the attempt so that nobody submits the shard any more; ``direct``
         has it answered one by one.
     """

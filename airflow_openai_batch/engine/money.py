@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from datetime import datetime, timezone
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_openai_batch.engine.answers import parse_line, usage_of
 from airflow_openai_batch.engine.bill import Bill, actual
@@ -50,6 +50,7 @@ class Account:
         tier = record.parameters.get("body", {}).get("service_tier")
         self._direct: Processing = "flex" if tier == "flex" else "standard"
         self._cap = None if spec.max_cost_usd is None else Decimal(str(spec.max_cost_usd))
+        self._may_ask = spec.canary > 0 or spec.deadline is not None
         self._aside: dict[Key, Decimal] = {}
         self._lock = threading.Lock()
         self._direct_cap = None if spec.max_direct_cost_usd is None else Decimal(str(spec.max_direct_cost_usd))
@@ -68,21 +69,40 @@ class Account:
                 usage[place] = usage.get(place, Usage()) + used
         return actual(usage, self._pricing)
 
-    def check_estimate(self, state: JobState) -> None:
-        """See that the whole job fits the cap, before anything is bought.
+    def check_estimate(self, state: JobState, way: Literal["batch", "direct"] = "batch") -> None:
+        """See that the whole job fits the caps, before anything is bought.
 
+        :param way: how it goes.
         :raises CostCapError: it doesn't.
-        :raises UnknownPriceError: that can't be told.
+        :raises UnknownPriceError: that can't be told, or couldn't be once it is to be paid.
         """
-        if self._cap is None or self._estimate is None or any(attempt.intent for attempt in state.all_attempts()):
+        if not self.capped or self._estimate is None or any(attempt.intent for attempt in state.all_attempts()):
             return
-        amount = self._estimate.require()
-        if amount > self._cap:
-            raise CostCapError("the whole job", amount, self._cap, Decimal(0), Decimal(0))
+        if self._may_ask or way == "direct":
+            for model in self._estimates:
+                self._price(model)
+        amount = self._whole(self._estimate, way) if self._cap is not None or way == "direct" else Decimal(0)
+        for cap in (self._cap, self._direct_cap if way == "direct" else None):
+            if cap is not None and amount > cap:
+                raise CostCapError("the whole job", amount, cap, Decimal(0), Decimal(0))
 
-    def check_projection(self, state: JobState, ends: Iterable[EndRecord]) -> None:
+    def _whole(self, estimate: Estimate, way: Literal["batch", "direct"]) -> Decimal:
+        """Return what all requests cost, each by the same way."""
+        if way == "batch":
+            return estimate.require()
+        total = Decimal(0)
+        for model in estimate.models:
+            if model.standard is None and model.problem is not None:
+                raise UnknownPriceError(model.problem)
+            total += self._price(model.model).cost(model.input_tokens, model.output_tokens)
+        return total
+
+    def check_projection(
+        self, state: JobState, ends: Iterable[EndRecord], way: Literal["batch", "direct"] = "batch"
+    ) -> None:
         """See that the whole job fits the cap, by what its canary came to.
 
+        :param way: how the rest goes.
         :raises CostCapError: it doesn't.
         """
         if self._cap is None or self._estimate is None:
@@ -94,7 +114,7 @@ class Account:
                 tokens[model] = tokens.get(model, 0) + used.output_tokens
                 rows[model] = rows.get(model, 0) + end.answered
         means = {model: tokens[model] / rows[model] for model in tokens if rows[model]}
-        amount = self._estimate.measured(means).require()
+        amount = self._whole(self._estimate.measured(means), way)
         if amount > self._cap:
             spent = self.bill(state).usd or Decimal(0)
             raise CostCapError("the whole job, by what its canary came to", amount, self._cap, spent, Decimal(0))
@@ -192,6 +212,12 @@ class Allowance:
         self._price = price
         self._spent = Decimal(0)
         self._in_the_air: dict[str, Decimal] = {}
+        self._answered = self._expected = Decimal(0)
+
+    @property
+    def _dearer(self) -> Decimal:
+        """How many times what was estimated answers came to so far, 1 if that is less."""
+        return max(Decimal(1), self._answered / self._expected) if self._expected else Decimal(1)
 
     def reserve(self, lines: Iterable[bytes]) -> None:
         """Set money aside for requests that are about to be sent.
@@ -199,23 +225,30 @@ class Allowance:
         :raises CostCapError: there isn't that much left.
         """
         wanted = {str((parse_line(line) or {}).get("custom_id")): len(line) * self._per_byte for line in lines}
-        amount, reserved = sum(wanted.values(), Decimal(0)), sum(self._in_the_air.values(), Decimal(0))
+        amount = self._dearer * sum(wanted.values(), Decimal(0))
+        reserved = self._dearer * sum(self._in_the_air.values(), Decimal(0))
         budget = self._budget
         if self._spent + reserved + amount > budget.left:
             raise CostCapError(self._what, amount, budget.cap, budget.spent + self._spent, budget.reserved + reserved)
         self._in_the_air.update(wanted)
 
-    def note(self, line: dict[str, Any]) -> None:
-        """Book an answer."""
-        self._in_the_air.pop(line["custom_id"], None)
+    def note(self, line: dict[str, Any], size: int = 0) -> None:
+        """Book an answer.
+
+        :param size: bytes of the request, where an earlier process asked it.
+        """
+        expected = self._in_the_air.pop(line["custom_id"], size * self._per_byte)
         body = (line.get("response") or {}).get("body")
         usage = usage_of(body.get("usage")) if isinstance(body, dict) else None
         if usage:
-            self._spent += self._price.cost(usage["input_tokens"], usage["output_tokens"], usage["cached_tokens"])
+            cost = self._price.cost(usage["input_tokens"], usage["output_tokens"], usage["cached_tokens"])
+            self._spent += cost
+            self._answered += cost
+            self._expected += expected
 
     def note_lost(self, size: int) -> None:
         """Book requests that were sent and whose answers a kill lost: they may have been billed.
 
         :param size: bytes of them.
         """
-        self._spent += size * self._per_byte
+        self._spent += self._dearer * size * self._per_byte

@@ -114,15 +114,16 @@ class Opener:
         log.info("Planning %s", self._store.url)
         wish = Wish(self._spec.deduplicate, self._spec.canary, self._cache())
         sampler = Sampler()
-        planner = self._planner(
-            self._store, self._spec.settings(), lambda: self._journal.is_its_turn(claim), None if wish else sampler
-        )
+        planner = self._planner(self._store, self._spec.settings(), lambda: self._journal.is_its_turn(claim), sampler)
         claim = self._journal.claim_plan()
         sifting: Sifting | None = None
         try:
             plan = planner.plan(source)
             if wish:
-                plan, sifting = self._sift(plan, wish, sampler, lambda: self._journal.is_its_turn(claim))
+                whole, left = plan, Sampler()
+                plan, sifting = self._sift(plan, wish, left, lambda: self._journal.is_its_turn(claim))
+                # Where nothing was taken out, nothing was packed anew, nor weighed.
+                sampler = sampler if plan.shards is whole.shards else left
         except InputError:
             self._journal.drop_claim(claim)
             raise

@@ -111,7 +111,9 @@ class _Advance:
         self._check = structured.answer_check(record.parameters.get("response_format"))
         foreign = record.foreign is not None
         self._collector = Collector(job.api, job.store, self._check, job.clock, foreign=foreign)
-        self._submitter = Submitter(job.api, job.store, job.journal, job.spec, job.clock)
+        self._submitter = Submitter(
+            job.api, job.store, job.journal, job.spec, job.clock, create_timeout=job.rules.create_timeout
+        )
         self._rules = replace(job.rules, max_rounds=0, overdue=math.inf) if foreign else job.rules_for(record)
         self._account = Account(record, job.spec)
         self._snapshots: dict[str, BatchSnapshot] = {}
@@ -124,7 +126,7 @@ class _Advance:
             self._same_job(manifest)
             return Done(self._in_format(manifest) if stop == "landed" else manifest)
         state = job.journal.state(self._record)
-        self._account.check_estimate(state)
+        self._account.check_estimate(state, self._rules.way)
         lost = self._look(state)
         if new_try and self._note_kills(state):
             state = job.journal.state(self._record)
@@ -203,7 +205,7 @@ class _Advance:
         if not shards or others or len(ended) < len(shards):
             return
         judge(self._job.store, ended, self._job.spec.canary_max_failed, self._check)
-        self._account.check_projection(state, [attempt.end for attempt in ended if attempt.end])
+        self._account.check_projection(state, [attempt.end for attempt in ended if attempt.end], self._rules.way)
 
     def _take(self, step: Step, state: JobState, progress: Progress) -> bool:
         """Take one step; whether the steps after it still make sense."""

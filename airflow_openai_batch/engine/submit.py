@@ -8,6 +8,8 @@ refused.
 
 A batch that isn't listed is no proof where the key is another project's, which sees nothing of it. So a create is given
 up only by a key that sees the file that it names, and ``doom`` says so before the file is deleted.
+
+Requests that are sent in the create call itself have no file; module ``inline`` says what is weaker then.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import io
 import logging
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from airflow_openai_batch.engine.lifecycle import QUEUE_FULL_CODES, Requeue, Resolve, Submit
+from airflow_openai_batch.engine.inline import LOOK_BACK, Since, advised, content_of
+from airflow_openai_batch.engine.lifecycle import QUEUE_FULL_CODES, Requeue, Resolve, Rules, Submit
 from airflow_openai_batch.engine.models import (
     Attempt,
     BatchRecord,
@@ -110,22 +113,35 @@ class DigestReader(io.RawIOBase):
 
 
 class Submitter:
-    """Uploads shards and creates their batches."""
+    """Uploads shards and creates their batches.
+
+    :param create_timeout: seconds after its intent past which a create without a file isn't sent any more.
+    """
 
     def __init__(
-        self, api: BatchAPI, store: Store, journal: Journal, spec: JobSpec, clock: Callable[[], float]
+        self,
+        api: BatchAPI,
+        store: Store,
+        journal: Journal,
+        spec: JobSpec,
+        clock: Callable[[], float],
+        *,
+        create_timeout: float = Rules.create_timeout,
     ) -> None:
         self._api = api
         self._store = store
         self._journal = journal
         self._spec = spec
         self._clock = clock
+        self._create_timeout = create_timeout
 
     def submit(self, step: Submit, state: JobState) -> BatchSnapshot | None:
         """Create the batch of a shard; None where somebody else did, or it has to wait.
 
         :raises APIError: OpenAI refused in a way that waiting won't change.
         """
+        if self._spec.submission == "inline":
+            return self._submit_inline(step, state)
         shard, key = step.shard, step.key
         job = state.record.job
         trail = state.of(shard)
@@ -137,12 +153,34 @@ class Submitter:
             if kept is None and (others is None or others.file_id != file_id):
                 self._api.delete_file(file_id)
             return None
+        return self._create({"input_file_id": file_id}, shard, key, state)
+
+    def _submit_inline(self, step: Submit, state: JobState) -> BatchSnapshot | None:
+        """Create the batch of a shard that goes with the call."""
+        shard, key = step.shard, step.key
+        content = content_of(self._store, shard, self._spec.bytes_per_batch)
+        if content is None:
+            raise self._changed(f"{SHARDS}/{shard.name}")
+        self._drop_upload(key, state.of(shard))
+        since = Since(self._clock)
+        now = self._clock()
+        if not self._journal.write(key, IntentRecord(now, "", now)):
+            log.info("Attempt %s is in other hands", key)
+            return None
+        if since.seconds() > self._create_timeout:
+            why = f"not sent: {since.seconds():.0f} s went by after its intent"
+            self._journal.write(key, VoidRecord(self._clock(), "absent", why))
+            log.warning("The create of %s was %s", key, why)
+            return None
+        return self._create({"input_file_content": content}, shard, key, state)
+
+    def _create(self, requests: dict[str, str], shard: Shard, key: Key, state: JobState) -> BatchSnapshot | None:
         try:
             batch = self._api.create_batch(
-                input_file_id=file_id,
+                **requests,
                 endpoint=state.record.settings.get("url") or self._spec.request.endpoint,
                 completion_window=self._spec.completion_window,
-                metadata=self._metadata(job, key),
+                metadata=self._metadata(state.record.job, key),
                 output_expires_after=self._spec.output_expires_after,
             )
         except UnreachableError as error:
@@ -158,6 +196,8 @@ class Submitter:
                 log.info("OpenAI doesn't find the file of %s yet; trying again soon", key)
                 return None
             self._journal.write(key, VoidRecord(self._clock(), "refused", str(error)[:500]))
+            if "input_file_content" in requests and (better := advised(error)) is not error:
+                raise better from error
             raise
         self._journal.write(key, BatchRecord(self._clock(), batch.id))
         log.info("Created batch %s for shard %s: %s rows", batch.id, key, f"{shard.rows:,}")
@@ -172,17 +212,21 @@ class Submitter:
         wanted = self._metadata(state.record.job, attempt.key)
         known = {other.batch.batch_id for group in state.attempts.values() for other in group if other.batch}
         unclear: str | None = None
+        inline = not intent.file_id
         for batch in self._api.list_batches():
             # Two servers behind a gateway have two clocks; a time that isn't known says nothing.
-            if batch.created_at and batch.created_at < intent.file_created_at - SKEW:
+            if batch.created_at and batch.created_at < intent.file_created_at - (LOOK_BACK if inline else SKEW):
                 break
             # A gateway may drop metadata; the file is this shard's alone.
-            by_file = not batch.metadata and batch.input_file_id == intent.file_id and batch.id not in known
+            unnamed = not batch.metadata and batch.id not in known
+            by_file = unnamed and not inline and batch.input_file_id == intent.file_id
             if by_file or all(batch.metadata.get(name) == wanted[name] for name in OUR_METADATA):
                 self._journal.write(attempt.key, BatchRecord(self._clock(), batch.id, adopted=True))
                 log.info("Adopted batch %s for shard %s", batch.id, attempt.key)
                 return batch
-            if not batch.metadata and not batch.input_file_id and batch.id not in known:
+            recent = not batch.created_at or batch.created_at >= intent.file_created_at - SKEW
+            # A server that is sent no file may make one.
+            if unnamed and recent and (inline or not batch.input_file_id):
                 unclear = unclear or batch.id
         if step.give_up and unclear is not None:
             raise RejectedError(
@@ -190,12 +234,31 @@ class Submitter:
                 "neither metadata nor input file of it. Nothing was bought again. Where that batch is somebody else's, "
                 "or was cancelled, start the job again at another destination"
             )
-        if step.give_up and attempt.fence is None:
+        if step.give_up and inline:
+            self._prove_project(attempt.key, state)
+        if step.give_up and not inline and attempt.fence is None:
             self._fence(attempt, intent.file_id, state)
         elif step.give_up:
             self._journal.write(attempt.key, VoidRecord(self._clock(), "absent", "no batch with its metadata"))
             log.info("The create of %s made no batch; trying again", attempt.key)
         return None
+
+    def _prove_project(self, key: Key, state: JobState) -> None:
+        """See that the key is of the job's project, as far as a batch of the job's can tell.
+
+        :raises NotFoundError: it doesn't see the newest one.
+        """
+        known = state.batch_ids()
+        try:
+            if known:
+                self._api.retrieve_batch(known[-1])
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}. The answer to the create of shard {key} was lost, and this connection doesn't see the job's "
+                "batches: its key is of another project. Whether the create made a batch can't be told, so nothing was "
+                "bought again. Give the connection the key that the job began with and clear the task",
+                status=error.status,
+            ) from error
 
     def _fence(self, attempt: Attempt, file_id: str, state: JobState) -> None:
         """Delete the file of a create that made no batch so far, lest a process that stood still sends it yet.
@@ -245,7 +308,7 @@ class Submitter:
     def _usable_file(trail: tuple[Attempt, ...]) -> tuple[str, float] | None:
         """Return the file of an earlier attempt that never got to run, so that it isn't uploaded again."""
         voids = [attempt for attempt in trail if attempt.void and attempt.intent]
-        if not voids or voids[-1].intent is None or voids[-1].fence:
+        if not voids or voids[-1].intent is None or not voids[-1].intent.file_id or voids[-1].fence:
             return None
         file_id = voids[-1].intent.file_id
         lost = [
@@ -273,6 +336,17 @@ class Submitter:
             self._api.delete_file(file.id)
             raise self._changed(source)
         return file.id, file.created_at
+
+    def _drop_upload(self, key: Key, trail: tuple[Attempt, ...]) -> None:
+        """Delete what an earlier try of this attempt uploaded, before the user had the requests sent otherwise."""
+        begun = next((attempt.upload for attempt in trail if attempt.key == key), None)
+        if begun is None:
+            return
+        try:
+            for file in self._api.files_named(begun.file_name, since=begun.at - SKEW):
+                self._api.delete_file(file.id)
+        except APIError as error:
+            log.warning("Couldn't delete the upload of %s at OpenAI: %s", key, error)
 
     def _changed(self, source: str) -> JournalError:
         return JournalError(

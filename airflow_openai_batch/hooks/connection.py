@@ -65,6 +65,7 @@ class _Reader:
             "proxy": self._text("proxy"),
             "verify": self._verify(),
             "paths": self._choice("batch_paths", ("v1", "plain")),
+            "submission": self._choice("submission", ("file", "inline")) or "file",
             "options": self._options,
         }
         base_url = self._text("base_url") or _host(self._connection)

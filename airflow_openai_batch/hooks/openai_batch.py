@@ -134,8 +134,9 @@ class OpenAIBatchHook(BaseHook):
 
     def create_batch(
         self,
-        input_file_id: str,
+        input_file_id: str | None = None,
         *,
+        input_file_content: str | None = None,
         endpoint: str,
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
@@ -143,13 +144,17 @@ class OpenAIBatchHook(BaseHook):
     ) -> BatchSnapshot:
         """Create a batch with one call that is never repeated: a repeated one would be paid twice.
 
+        :param input_file_content: in place of a file its lines, for gateways that take them in this call.
         :param endpoint: path of the endpoint, as in every line of the file.
         :param metadata: at most 16 pairs; keys up to 64 characters, values up to 512.
         :param output_expires_after: seconds (3,600 to 2,592,000) after which OpenAI drops the output files.
         :raises UnreachableError: no answer came; look through :meth:`list_batches` before you create it again.
         """
+        if (input_file_id is None) == (input_file_content is None):
+            raise ConfigurationError("give either input_file_id or input_file_content")
         return self.client.create_batch(
             input_file_id=input_file_id,
+            input_file_content=input_file_content,
             endpoint=endpoint,
             completion_window=completion_window,
             metadata=metadata or {},
@@ -193,8 +198,9 @@ class OpenAIBatchHook(BaseHook):
 
     async def acreate_batch(
         self,
-        input_file_id: str,
+        input_file_id: str | None = None,
         *,
+        input_file_content: str | None = None,
         endpoint: str,
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
@@ -204,6 +210,7 @@ class OpenAIBatchHook(BaseHook):
         return await asyncio.to_thread(
             self.create_batch,
             input_file_id,
+            input_file_content=input_file_content,
             endpoint=endpoint,
             completion_window=completion_window,
             metadata=metadata,

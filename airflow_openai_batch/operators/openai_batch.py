@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_openai_batch.exceptions import ConfigurationError
 from airflow_openai_batch.operators.base import concurrency, final_errors, open_folder, open_store, resolve_source
-from airflow_openai_batch.operators.economy import EconomicalOperator
+from airflow_openai_batch.operators.economy import TEMPLATED, EconomicalOperator
 from airflow_openai_batch.operators.outcome import checked_manifest
 from airflow_openai_batch.operators.parameters import (
     check_metadata,
@@ -90,7 +90,10 @@ class OpenAIBatchOperator(EconomicalOperator):
         without exclusive create will do. Default False: such a store is refused before anything is uploaded.
     :param output_expires_after: seconds (3,600 to 2,592,000) after which OpenAI drops output files; default its own.
     :param max_batch_requests: requests a batch may hold; default 50,000, OpenAI's limit. Gateways differ.
-    :param max_batch_bytes: bytes a batch's file may have; default 209,715,200 (200 MB), OpenAI's limit.
+    :param max_batch_bytes: bytes a batch's requests may have; default 209,715,200 (200 MB), OpenAI's limit; sent inline
+        8,388,608 (8 MB).
+    :param submission: ``file``: requests are uploaded as files; ``inline``: they are sent in the create call, for
+        gateways that work so. Default: what the connection says, else ``file``.
     :raises ConfigurationError: parameters that can't be right, when the DAG is parsed.
     :raises AirflowFailException: the input can't be sent, the key is wrong, too many rows failed: no retry would help.
     """
@@ -107,7 +110,7 @@ class OpenAIBatchOperator(EconomicalOperator):
         "metadata",
         "image_root",
         "poll_interval",
-        "cache",
+        *TEMPLATED,
     )
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
@@ -141,7 +144,8 @@ class OpenAIBatchOperator(EconomicalOperator):
         single_writer: bool = False,
         output_expires_after: int | None = None,
         max_batch_requests: int = 50_000,
-        max_batch_bytes: int = 209_715_200,
+        max_batch_bytes: int | None = None,
+        submission: Literal["file", "inline"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(destination=destination, **kwargs)
@@ -170,6 +174,7 @@ class OpenAIBatchOperator(EconomicalOperator):
         self.output_expires_after = output_expires_after
         self.max_batch_requests = max_batch_requests
         self.max_batch_bytes = max_batch_bytes
+        self.submission = submission
         with parameters_checked():
             self.timeout = seconds(timeout, "timeout")
             check_parameters(vars(self))
@@ -183,11 +188,13 @@ class OpenAIBatchOperator(EconomicalOperator):
     def job_spec(self, context: Context) -> JobSpec:
         """Return what the engine needs to know."""
         from airflow_openai_batch.engine.images import column_names
+        from airflow_openai_batch.engine.inline import bytes_per_batch
         from airflow_openai_batch.engine.job import JobSpec
         from airflow_openai_batch.engine.requests import RequestSpec, canonical
         from airflow_openai_batch.engine.structured import normalize
 
         ti = context["ti"]
+        submission = self.submission or self.hook.client.config.submission
         endpoint = canonical(self.endpoint)
         # Azure and some gateways have other paths. One that the user gave in their form is sent as it is.
         url = self.hook.client.config.wire_path(endpoint) if endpoint == self.endpoint else self.endpoint
@@ -209,7 +216,8 @@ class OpenAIBatchOperator(EconomicalOperator):
         return JobSpec(
             request=request,
             requests_per_batch=self.max_batch_requests,
-            bytes_per_batch=self.max_batch_bytes,
+            bytes_per_batch=bytes_per_batch(submission, self.max_batch_bytes),
+            submission=submission,
             completion_window=self.completion_window,
             metadata={str(name): str(value) for name, value in self.metadata.items()},
             owner={"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": str(ti.map_index)},

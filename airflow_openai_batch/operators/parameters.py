@@ -33,6 +33,9 @@ EXPIRY = (3_600, 2_592_000)
 CHOICES = {"result_format": RESULT_FORMATS, "on_input_change": ("fail", "restart")}
 """Parameters that are one of a few words."""
 
+SUBMISSIONS = ("file", "inline")
+"""How requests get to the server; None: as the connection says."""
+
 COUNTS = ("max_rounds", "max_enqueued_tokens", "max_batch_requests", "max_batch_bytes")
 """Parameters that are whole numbers from 1, or None."""
 
@@ -61,6 +64,8 @@ def check_parameters(known: Mapping[str, Any]) -> None:
     for name, allowed in CHOICES.items():
         if name in known:
             check_choice(name, known[name], allowed)
+    if known.get("submission") is not None:
+        check_choice("submission", known["submission"], SUBMISSIONS)
     if "max_failed_ratio" in known:
         check_ratio(known["max_failed_ratio"])
     for name in COUNTS:
@@ -82,11 +87,15 @@ def check_parameters(known: Mapping[str, Any]) -> None:
 
 
 def check_economy(known: Mapping[str, Any]) -> None:
-    """Check the parameters of :class:`~airflow_openai_batch.operators.economy.EconomicalOperator`."""
+    """Check the parameters of :class:`~airflow_openai_batch.operators.economy.EconomicalOperator`.
+
+    Templates among them are checked once they are rendered.
+    """
     from airflow_openai_batch.engine.budget import check_cap
     from airflow_openai_batch.engine.prices import check_prices
     from airflow_openai_batch.engine.routing import ROUTES, check_deadline
 
+    known = {name: value for name, value in known.items() if not is_template(value)}
     for name in ("max_cost_usd", "max_direct_cost_usd"):
         try:
             check_cap(known.get(name))
@@ -103,6 +112,11 @@ def check_economy(known: Mapping[str, Any]) -> None:
     canary = known.get("canary", 0)
     if isinstance(canary, bool) or not isinstance(canary, int) or not 0 <= canary <= MAX_CANARY:
         raise ConfigurationError(f"canary: a number of rows from 0 to {MAX_CANARY:,} is needed, not {canary!r}")
+
+
+def is_template(value: Any) -> bool:
+    """Whether a value is to be rendered yet: text with braces, or an XCom."""
+    return ("{{" in value or "{%" in value) if isinstance(value, str) else hasattr(value, "resolve")
 
 
 def check_sql(known: Mapping[str, Any]) -> None:

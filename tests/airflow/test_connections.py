@@ -159,6 +159,7 @@ def test_paths_in_batches_are_the_servers(hooked, extra, path):
             "the password is then a client secret, which needs azure_tenant_id and azure_client_id",
         ),
         ({"extra": {"batch_paths": "/v1"}}, ConfigurationError, "'batch_paths' must be v1 or plain"),
+        ({"extra": {"submission": "post"}}, ConfigurationError, "'submission' must be file or inline, not 'post'"),
         ({"extra": {"verify": "maybe"}}, ConfigurationError, "'verify' must be true or false"),
         (
             {"extra": {"ca_bundle": "/no/such.pem"}},

@@ -42,6 +42,7 @@ class Verdict(BaseModel):
         ({"max_enqueued_tokens": -1}, "max_enqueued_tokens: a whole number"),
         ({"max_batch_requests": 0}, "max_batch_requests: a whole number"),
         ({"max_batch_bytes": "200MB"}, "max_batch_bytes: a whole number"),
+        ({"submission": "upload"}, "submission: one of file, inline is needed, not 'upload'"),
         ({"result_format": "xml"}, "result_format: one of"),
         ({"on_input_change": "ignore"}, "on_input_change: one of fail, restart is needed, not 'ignore'"),
         ({"model": 5}, "model: the name of a model, or a list of names, is needed, not 5"),

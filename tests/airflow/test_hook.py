@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from airflow_openai_batch.emulator.server import running
 from airflow_openai_batch.exceptions import (
     AuthenticationError,
     ConfigurationError,
@@ -149,6 +150,20 @@ def test_the_whole_api_is_there_by_hand(hook, tmp_path):
     with pytest.raises(NotFoundError):
         hook.download_file(batch.output_file_id, tmp_path / "gone.jsonl")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.jsonl", "requests.jsonl"]
+
+
+async def test_a_batch_is_made_by_hand_of_a_file_or_of_its_content_and_not_of_both(connect):
+    with running(oddity=["inline_create"], validating=0.0, in_progress=0.0, finalizing=0.0) as emulator:
+        connect(emulator)
+        hook = OpenAIBatchHook()
+        batch = hook.create_batch(input_file_content=LINE.decode(), endpoint="/v1/chat/completions")
+        assert batch.input_file_id is None
+        batch = await hook.acreate_batch(input_file_content=LINE.decode(), endpoint="/v1/chat/completions")
+        assert len(emulator.ledger.batches) == 2
+        for given in ({}, {"input_file_id": "file-1", "input_file_content": "{}"}):
+            with pytest.raises(ConfigurationError, match="give either input_file_id or input_file_content"):
+                hook.create_batch(endpoint="/v1/chat/completions", **given)
+        hook.close()
 
 
 async def test_all_of_it_is_there_for_code_on_an_event_loop(hook, tmp_path):

@@ -60,7 +60,9 @@ def test_the_connection_form_has_the_fields_that_the_hook_reads(manager):
     fields = {name.rpartition("__")[2] for name in manager.connection_form_widgets if "openai_batch" in name}
     azure = {"azure_endpoint", "api_version", "azure_auth", "azure_tenant_id", "azure_client_id"}
     network = {"proxy", "ca_bundle", "verify"}
-    assert fields == {"organization", "project", "timeout", "max_retries", "batch_paths"} | azure | network
+    assert (
+        fields == {"organization", "project", "timeout", "max_retries", "batch_paths", "submission"} | azure | network
+    )
     behaviour = manager.field_behaviours["openai_batch"]
     assert behaviour["relabeling"]["password"] == "API key"
 

@@ -101,6 +101,46 @@ def test_an_endpoint_may_be_given_in_the_servers_own_form(run_dag, connect, serv
     assert {batch["endpoint"] for batch in emulator.ledger.batches} == {endpoint}
 
 
+@pytest.mark.parametrize("by", ["operator", "connection"])
+def test_requests_are_sent_inline_where_operator_or_connection_say_so(run_dag, connect, serve, tmp_path, by):
+    emulator = serve("gateway")
+    connect_to(connect, emulator, "gateway", **({"extra": {"submission": "inline"}} if by == "connection" else {}))
+    said = {"submission": "inline"} if by == "operator" else {}
+    with DAG(f"inline_by_{by}", schedule=None) as dag:
+        OpenAIBatchOperator(
+            task_id="label",
+            source=ROWS,
+            destination=f"{tmp_path}/out",
+            completion_window="72h",
+            max_batch_requests=2,
+            **ROW,
+            **said,
+        )
+    run = run_dag(dag)
+    assert run.state == "success", run.errors
+    assert run.outputs("label") == ANSWERS
+    assert "files.create" not in emulator.ledger.calls
+    assert (emulator.ledger.rows_billed, emulator.ledger.rows_billed_twice) == (len(ROWS), 0)
+    settings = json.loads((tmp_path / "out" / "_job" / "job.json").read_bytes())["settings"]
+    assert (settings["submission"], settings["bytes_per_batch"]) == ("inline", 8_388_608)
+
+
+def test_a_server_that_takes_nothing_inline_fails_the_task_and_a_file_goes_on(run_dag, connect, emulator, tmp_path):
+    def dag_with(**options):
+        with DAG("inline_at_openai", schedule=None, default_args={"retries": 3}) as dag:
+            OpenAIBatchOperator(task_id="label", source=ROWS[:1], destination=f"{tmp_path}/out", **ROW, **options)
+        return dag
+
+    connect(emulator, extra={"submission": "inline"})
+    day = datetime(2026, 1, 3, tzinfo=timezone.utc)
+    run = run_dag(dag_with(), logical_date=day)
+    assert (run.states["label"], run.tries["label"]) == ("failed", 1)
+    assert "doesn't take requests in the create call" in str(run.errors["label"])
+    run = run_dag(dag_with(submission="file"), logical_date=day)
+    assert run.state == "success", run.errors
+    assert run.outputs("label") == ANSWERS[:1]
+
+
 @pytest.mark.parametrize("name", ["azure_v1", "azure_classic", "gateway"])
 def test_a_connection_that_gets_another_projects_key_while_the_task_waits(run_dag, connect, serve, tmp_path, name):
     keys = ("sk-ours", "sk-theirs") if name == "gateway" else (AZURE_KEY, OTHER_KEY)

@@ -99,6 +99,20 @@ def test_nightly_eval_runs_every_night_without_catching_up_and_one_at_a_time(dag
     assert dag.max_active_runs == 1
 
 
+def test_nightly_eval_buys_with_care(dagbag):
+    dag = dagbag.dags["openai_batch_nightly_eval"]
+    answer, params = dag.get_task("answer"), dag.params.dump()
+
+    assert answer.cache == "{{ params.results }}/nightly_eval/cache"
+    assert answer.cache_ttl == timedelta(days=7)
+    assert answer.deduplicate
+    for name in ("max_cost_usd", "canary", "deadline"):
+        assert getattr(answer, name) == f"{{{{ params.{name} }}}}"
+    assert 0 < params["max_cost_usd"] <= 1
+    assert 0 < params["canary"] <= 50
+    assert params["deadline"] == "06:00"
+
+
 def test_the_gate_comes_after_the_report_is_written(dagbag):
     dag = dagbag.dags["openai_batch_nightly_eval"]
 

@@ -183,3 +183,53 @@ def test_the_plot_copes_with_a_year_of_nights():
     history = [night(f"2026-{month:02}-{day:02}", 0.9) for month in range(1, 13) for day in range(1, 29)]
 
     assert eval_report.plot(history).startswith("<svg")
+
+
+def bought(date, usd, number, *, rows=100, model="m"):
+    spent = {"usd": usd, "usd_standard": None if usd is None else 2 * usd, "bought": number}
+    return night(date, 0.9, model=model, rows=rows, **spent)
+
+
+def test_money_is_taken_from_the_manifest():
+    manifest = {"rows": {"total": 10}, "cached": 6, "repeats": 1, "cost": {"usd": 0.5, "usd_standard": 1.0}}
+
+    told = eval_report.money(manifest)
+
+    assert told == {"usd": 0.5, "usd_standard": 1.0, "bought": 3, "cached": 6, "repeats": 1}
+
+
+def test_rows_that_were_not_bought_are_worth_what_bought_ones_cost_until_then():
+    first, second = eval_report.costs([bought("2026-01-01", 1.0, 100), bought("2026-01-02", 0.02, 2)])
+
+    assert (first["usd"], first["by_batches"], first["by_cache"]) == (1.0, 1.0, 0.0)
+    assert (second["usd"], second["by_batches"]) == (0.02, 0.02)
+    assert second["by_cache"] == pytest.approx(98 * 1.02 / 102)
+
+
+def test_another_model_has_prices_of_its_own():
+    told = eval_report.costs([bought("2026-01-01", 1.0, 100), bought("2026-01-02", 0.0, 0, model="other")])
+
+    assert told[1]["by_cache"] is None
+
+
+def test_a_price_that_nobody_knows_leaves_its_night_and_the_sum_unknown():
+    history = [bought("2026-01-01", None, 100), bought("2026-01-02", 0.5, 100)]
+
+    page = eval_report.render(history, "2026-01-02")
+
+    assert "<td>2026-01-01</td><td>100</td><td>100</td><td>unknown</td><td>unknown</td><td>$0.000000</td>" in page
+    assert "<td>all nights</td><td>200</td><td>200</td><td>unknown</td>" in page
+
+
+def test_the_report_shows_cost_and_saving_by_night():
+    page = eval_report.render([bought("2026-01-01", 1.0, 100), bought("2026-01-02", 0.02, 2)], "2026-01-02")
+
+    assert "<td>2026-01-01</td><td>100</td><td>100</td><td>$1.00</td><td>$1.00</td><td>$0.000000</td>" in page
+    assert "<td>2026-01-02</td><td>100</td><td>2</td><td>$0.020000</td><td>$0.020000</td><td>$0.980000</td>" in page
+    assert "<td>all nights</td><td>200</td><td>102</td><td>$1.02</td><td>$1.02</td>" in page
+
+
+def test_nights_from_before_money_was_recorded_have_no_cost():
+    page = eval_report.render([night("2026-01-01", 0.9)], "2026-01-01")
+
+    assert "<p>Not recorded.</p>" in page

@@ -54,6 +54,10 @@ class Caller:
         asked = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h", **fields}
         return self("POST", "/batches", json=asked)
 
+    def create_inline(self, content, **fields):
+        asked = {"input_file_content": content, "endpoint": CHAT, "completion_window": "24h", **fields}
+        return self("POST", "/batches", json=asked)
+
     def ended(self, batch_id):
         give_up = time.monotonic() + 10
         while (batch := self("GET", f"/batches/{batch_id}").json())["status"].lower() not in {"completed", "failed"}:
@@ -281,6 +285,88 @@ def test_the_gateway_has_no_ranges_and_an_empty_error_file_and_short_ids(serve):
     assert gateway.content(batch["error_file_id"]) == b""
     long = gateway.create(gateway.upload(line("a" * 65))["id"]).json()["job"]["id"]
     assert gateway.ended(long)["errors"]["data"][0]["code"] == "string_above_max_length"
+
+
+def test_a_batch_at_the_gateway_may_be_made_of_requests_that_come_with_the_call(serve):
+    gateway = serve(mode="gateway")
+    content = jsonl(line("a", text="é\u2028"), line("b", text="[[emulate:status=400]]")).decode()
+    made = gateway.create_inline(content, completion_window="72h").json()["job"]
+    assert made["input_file_id"] is None
+    batch = gateway.ended(made["id"])
+    assert (batch["status"], batch["request_counts"]) == ("COMPLETED", {"total": 2, "completed": 1, "failed": 1})
+    (good,) = map(json.loads, gateway.content(batch["output_file_id"]).splitlines())
+    assert json.loads(good["response"]["body"])["choices"][0]["message"]["content"] == "é\u2028"
+    ledger = gateway.emulator.ledger
+    assert (ledger.rows_billed, ledger.batches[0]["billed"], ledger.calls["batches.create"]) == (1, 1, 1)
+    assert {file["filename"] for file in ledger.files} == {
+        f"{batch['id']}_{kind}.jsonl" for kind in ("output", "error")
+    }
+
+
+def test_requests_that_come_with_the_call_are_checked_like_a_files(serve):
+    gateway = serve(oddity=["inline_create"], max_requests=2)
+    for content, code in (
+        (jsonl(line("a"), line("a")), "duplicate_custom_id"),
+        (jsonl(line("a"), line("b", url=PLAIN)), "invalid_url"),
+        (jsonl(line("a"), line("b"), line("c")), "too_many_tasks"),
+        (b"{}\nno json\n", "missing_required_parameter"),
+    ):
+        batch = gateway.ended(gateway.create_inline(content.decode()).json()["id"])
+        assert (batch["status"], batch["errors"]["data"][0]["code"]) == ("failed", code)
+    for content, message in (("", "File is empty."), ("no json", "Must be .jsonl")):
+        refused = gateway.create_inline(content)
+        assert refused.status_code == 400
+        assert message in refused.json()["error"]["message"]
+
+
+def test_no_file_of_requests_that_came_with_a_call_is_kept(serve, tmp_path):
+    gateway = serve(oddity=["inline_create"], data=tmp_path, in_progress=0.3)
+    made = gateway.create_inline(jsonl(line("a")).decode()).json()["id"]
+    assert gateway("GET", "/files").json()["data"] == []
+    assert len(list(tmp_path.iterdir())) == 1
+    output = gateway.ended(made)["output_file_id"]
+    time.sleep(0.05)
+    assert [path.name for path in tmp_path.iterdir()] == [output]
+    assert gateway.create_inline(jsonl(line("a")).decode(), endpoint="/v1/x").status_code == 400
+    assert [path.name for path in tmp_path.iterdir()] == [output]
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "code", "param"),
+    [
+        ({}, {"input_file_content": "{}"}, "unknown_parameter", "input_file_content"),
+        ({"mode": "azure"}, {"input_file_content": "{}"}, "unknown_parameter", "input_file_content"),
+        ({"oddity": "inline_create"}, {"input_file_content": ["{}"]}, "invalid_type", "input_file_content"),
+        (
+            {"oddity": "inline_create"},
+            {"input_file_content": "{}", "input_file_id": "file-1"},
+            "invalid_value",
+            "input_file_content",
+        ),
+        ({"oddity": "inline_create"}, {}, "missing_required_parameter", "input_file_id"),
+        ({"oddity": "inline_create"}, {"input_file_content": "{}", "x": 1}, "unknown_parameter", "x"),
+    ],
+)
+def test_requests_come_with_the_call_only_where_they_may_and_in_place_of_a_file(serve, options, fields, code, param):
+    asked = {"endpoint": CHAT, "completion_window": "24h", **fields}
+    refused = serve(**options)("POST", "/batches", json=asked)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == (code, param)
+
+
+@pytest.mark.parametrize(("window", "days"), [("24h", 1), ("72h", 3), ("7d", 7), ("1h", 1 / 24)])
+def test_a_batch_expires_when_its_own_window_is_over(serve, window, days):
+    gateway = serve(oddity=["any_window"], window=86_400)
+    batch = gateway.create(gateway.upload(line("a"))["id"], completion_window=window).json()
+    assert batch["completion_window"] == window
+    assert batch["expires_at"] - batch["created_at"] == days * 86_400
+
+
+def test_rows_that_a_longer_window_leaves_time_for_are_run(serve):
+    gateway = serve(mode="gateway", window=0.2, in_progress=0.6)
+    made = gateway.create_inline(jsonl(line("a")).decode(), completion_window="7d").json()["job"]
+    assert gateway.ended(made["id"])["status"] == "COMPLETED"
 
 
 def test_an_oddity_can_be_had_by_itself(serve):

@@ -74,7 +74,7 @@ class FakeAPI:
         self.calls = Counter()
         self.errors, self.lost = {}, {}
         self.direct, self.asked = answered, []
-        self.files, self.batches = {}, {}
+        self.files, self.batches, self.inline = {}, {}, {}
 
     def _call(self, name, errors):
         waiting = errors.get(name)
@@ -110,8 +110,10 @@ class FakeAPI:
         self._begin("delete_file")
         self.files[file_id] = (self.files[file_id][0], None)
 
-    def create_batch(self, *, input_file_id, endpoint, metadata, **_more):
+    def create_batch(self, *, input_file_id=None, input_file_content=None, endpoint, metadata, **_more):
         self._begin("create_batch")
+        assert (input_file_id is None) != (input_file_content is None)
+        self.inline[f"batch-{len(self.batches)}"] = input_file_content
         batch = BatchSnapshot(
             f"batch-{len(self.batches)}",
             "in_progress",
@@ -154,8 +156,9 @@ class FakeAPI:
             take(json.dumps(self.direct(request)).encode() + b"\n")
 
     def requests(self, batch_id):
-        """The requests of a batch, as they were uploaded."""
-        return [json.loads(line) for line in self.files[self.batches[batch_id].input_file_id][1].splitlines()]
+        """The requests of a batch, as they were uploaded or sent with its creation."""
+        content = self.inline[batch_id] or self.files[self.batches[batch_id].input_file_id][1].decode()
+        return [json.loads(line) for line in content.split("\n") if line]
 
     def end(self, batch_id=None, status="completed", answer=answered, issues=()):
         """End a batch (the newest): ``answer`` gives each request's line, or None for none."""

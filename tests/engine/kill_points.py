@@ -4,7 +4,8 @@ A point stands before and after each call to the API and each write to the store
 round. After each kill the same job is run to its end by a new process; what it returned and what the emulator billed
 are printed as one JSON line a point. ``test_kill_points.py`` judges them.
 
-A ``sifted`` job has repeats, a canary and a cache besides; the cache is each point's own.
+A ``sifted`` job has repeats, a canary and a cache besides; the cache is each point's own. The requests of an ``inline``
+one are sent in the create calls.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ import urllib.request
 ROWS = 12
 CANARY = 3
 KILLED = 9
+OWN = {
+    "sifted": ("sift", "direct", "ask", "cache.json", ".parquet"),
+    "inline": ("intent", "create_batch", ".batch.json"),
+}
+"""By kind, what names of points have that others' haven't."""
 
 
 class Points:
@@ -36,7 +42,7 @@ class Points:
         self.names.append(name)
 
 
-def job_of(url: str, api_url: str, points: Points, tag: str, *, sifted: bool):
+def job_of(url: str, api_url: str, points: Points, tag: str, *, kind: str):
     from airflow_openai_batch.client import ClientConfig, OpenAIBatchClient
     from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.lifecycle import Rules
@@ -81,7 +87,9 @@ def job_of(url: str, api_url: str, points: Points, tag: str, *, sifted: bool):
     options = {"endpoint_url": os.environ["S3_ENDPOINT"]} if url.startswith("s3://") else {}
     rows = [{"text": f"{tag} {n} great" + ("[[emulate:status=500,once]]" if n % 5 == 0 else "")} for n in range(ROWS)]
     more = {}
-    if sifted:
+    if kind == "inline":
+        more = {"submission": "inline"}
+    if kind == "sifted":
         rows += rows[:3]
         more = {"deduplicate": True, "canary": CANARY, "canary_max_failed": 1.0, "cache": f"{url}-cache"}
     spec = JobSpec(
@@ -103,12 +111,12 @@ def job_of(url: str, api_url: str, points: Points, tag: str, *, sifted: bool):
     )
 
 
-def run_to_the_end(url: str, api_url: str, kill_at: int | None, tag: str, *, sifted: bool) -> Points:
+def run_to_the_end(url: str, api_url: str, kill_at: int | None, tag: str, *, kind: str) -> Points:
     from airflow_openai_batch.engine.models import Done
     from airflow_openai_batch.engine.runner import advance
 
     points = Points(kill_at)
-    job = job_of(url, api_url, points, tag, sifted=sifted)
+    job = job_of(url, api_url, points, tag, kind=kind)
     while not isinstance(outcome := advance(job), Done):
         # Waited for past the points, so that every run has the same ones.
         while not all(job.api.uncounted.retrieve_batch(batch_id).ended for batch_id in outcome.batches):
@@ -153,13 +161,13 @@ def billed(api_url: str) -> dict:
         return json.load(answer)
 
 
-def judge_points(folder: str, api: str, points: list[tuple[int, str]], *, sifted: bool) -> None:
+def judge_points(folder: str, api: str, points: list[tuple[int, str]], *, kind: str) -> None:
     """Kill and run again at each of these points, and print what became of it."""
     twice = 0
     for number, name in points:
         url, tag = f"{folder}/{number}", f"point{number}"
-        first, _ = in_child(lambda: str(run_to_the_end(url, api, number, tag, sifted=sifted)))  # noqa: B023 - called at once
-        second, _ = in_child(lambda: str(run_to_the_end(url, api, None, tag, sifted=sifted)))  # noqa: B023 - called at once
+        first, _ = in_child(lambda: str(run_to_the_end(url, api, number, tag, kind=kind)))  # noqa: B023 - called at once
+        second, _ = in_child(lambda: str(run_to_the_end(url, api, None, tag, kind=kind)))  # noqa: B023 - called at once
         _, landed = in_child(lambda: json.dumps([(r["row"], r["status"]) for r in results(url)]))  # noqa: B023 - called at once
         ledger = billed(api)
         row = {
@@ -181,7 +189,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("apis", nargs="+")
-    parser.add_argument("--sifted", action="store_true")
+    parser.add_argument("--every", type=int, default=1, help="of so many points one")
+    parser.add_argument("--kind", choices=["plain", "sifted", "inline"], default="plain")
     options = parser.parse_args()
     # Imported before the forks, which then cost nothing; none of these starts a thread.
     for module in ("client", "engine.runner", "engine.sources", "engine.store"):
@@ -190,19 +199,18 @@ def main() -> None:
         importlib.import_module("s3fs")
     _, told = in_child(
         lambda: json.dumps(
-            run_to_the_end(f"{options.folder}/whole", options.apis[0], None, "whole", sifted=options.sifted).names
+            run_to_the_end(f"{options.folder}/whole", options.apis[0], None, "whole", kind=options.kind).names
         )
     )
-    points = list(enumerate(json.loads(told)))
-    if options.sifted:
-        # What a sifted job has in common with others is killed at each point of theirs.
-        own = ("sift", "direct", "ask", "cache.json", ".parquet")
+    points = list(enumerate(json.loads(told)))[:: options.every]
+    if own := OWN.get(options.kind):
+        # What such a job has in common with others is killed at each point of theirs.
         points = [(number, name) for number, name in points if not number % 5 or any(mark in name for mark in own)]
     lanes = []
     for number, api in enumerate(options.apis):
         pid = os.fork()
         if pid == 0:
-            judge_points(options.folder, api, points[number :: len(options.apis)], sifted=options.sifted)
+            judge_points(options.folder, api, points[number :: len(options.apis)], kind=options.kind)
             os._exit(0)
         lanes.append(pid)
     sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in lanes))

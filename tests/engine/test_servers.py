@@ -276,6 +276,39 @@ def test_a_list_that_tells_batches_apart_by_nothing_gives_no_create_up(serve, qu
     assert served.finish(served.job(rows("a"), rules=quick_rules)).statuses == ["succeeded"]
 
 
+@pytest.mark.parametrize("window", ["24h", "72h", "7d"])
+def test_requests_go_to_a_gateway_inline_and_with_its_own_windows(serve, window):
+    served = serve("gateway")
+    done = served.finish(served.job(MIXED, requests_per_batch=2, submission="inline", completion_window=window))
+    assert done.statuses == FATES
+    assert served.ledger.rows_billed_twice == 0
+    assert len(done.manifest["batches"]) == len(served.ledger.batches) >= 6
+    assert "files.create" not in served.ledger.calls
+    assert served.ledger.files == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_lost_create_without_a_file_and_without_metadata_is_never_repeated_on_a_guess(serve, quick_rules, when):
+    served = serve("gateway")
+    served.emulator.add_fault(fault="drop", call="batches.create", when=when)
+    job = served.job(rows("a"), submission="inline", rules=quick_rules)
+    if when == "after":
+        with pytest.raises(RejectedError, match=r"Whether the create .* made batch batch_.* can't be told"):
+            served.finish(job)
+    else:
+        assert served.finish(job).statuses == ["succeeded"]
+    assert len(served.ledger.batches) == 1
+
+
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_a_lost_create_without_a_file_is_adopted_where_metadata_is_shown(serve, when):
+    served = serve("azure_v1", oddity=["inline_create"])
+    served.emulator.add_fault(fault="drop", call="batches.create", when=when)
+    done = served.finish(served.job(rows("a", "b"), submission="inline"))
+    assert done.statuses == ["succeeded"] * 2
+    assert (len(served.ledger.batches), served.ledger.rows_billed_twice) == (1, 0)
+
+
 def test_a_server_without_a_list_is_asked_for_each_batch(serve):
     served = serve("gateway")
     job = served.job(rows(*map(str, range(6))), requests_per_batch=1)

@@ -232,6 +232,17 @@ def test_a_job_that_is_estimated_over_its_cap_sends_nothing(fakes):
     assert finish(fakes, lambda: fakes.job(prompts("a", "b"), max_cost_usd=10, prices=PRICES)).outputs == ["a", "b"]
 
 
+@pytest.mark.parametrize("wish", [{"deduplicate": True}, {"cache": "cache"}])
+def test_a_job_of_which_nothing_is_taken_out_is_estimated_and_capped_all_the_same(fakes, wish):
+    wish = {name: str(fakes.folder / value) if name == "cache" else value for name, value in wish.items()}
+    rows = prompts("a", "b")
+    with pytest.raises(CostCapError, match="the whole job: estimated at"):
+        advance(fakes.job(rows, max_cost_usd=0.000001, prices=PRICES, **wish))
+    done = finish(fakes, lambda: fakes.job(rows, max_cost_usd=10, prices=PRICES, **wish))
+    assert done.manifest["estimate"]["rows"] == 2
+    assert done.outputs == ["a", "b"]
+
+
 def test_a_cap_needs_a_price(fakes):
     with pytest.raises(UnknownPriceError, match="prices="):
         advance(fakes.job(prompts("a"), model="nobody-knows-it", max_cost_usd=1))

@@ -110,16 +110,17 @@ class World:
     """The service, its clock and its ledger.
 
     :param create_timeout: seconds within which a create arrives; ``grace``: seconds until its batch is listed.
+    :param keeps_metadata: whether it surely does.
     """
 
-    def __init__(self, dice, *, create_timeout=30.0, grace=30.0):
+    def __init__(self, dice, *, create_timeout=30.0, grace=30.0, keeps_metadata=False):
         self.dice = dice
         self.calm = False
         self.weather = dice.pick(40, 12, 5)
         self.now = 1_000_000.0
         self.skew = dice.pick(0.0, 300.0, -300.0)
         self.create_timeout, self.grace = create_timeout, grace
-        self.keeps_metadata = not dice.one_in(6)
+        self.keeps_metadata = not dice.one_in(6) or keeps_metadata
         self.queue_limit = dice.pick(None, None, None, 4)
         self.structured = False
         self.files, self.runs = {}, {}
@@ -193,7 +194,11 @@ class World:
         if file_id in self.files:
             self.files[file_id] = (self.files[file_id][0], None)
 
-    def create_batch(self, *, input_file_id, endpoint, metadata, **_more):
+    def create_batch(self, *, input_file_id=None, input_file_content=None, endpoint, metadata, **_more):
+        if input_file_content is not None:
+            requests = [json.loads(line) for line in input_file_content.split("\n") if line]
+            self._judge(requests)
+            return self._begin(None, endpoint, metadata, requests).batch
         self.touched.append(input_file_id)
         file, content = self.files.get(input_file_id, (None, None))
         if content is None:
@@ -480,7 +485,7 @@ class ProcessAPI:
     def create_batch(self, **arguments):
         """A create arrives within its time or not at all, and its answer likewise."""
         world = self._world
-        self._process.point(f"create_batch {arguments['metadata']} {arguments['input_file_id']}")
+        self._process.point(f"create_batch {arguments['metadata']} {arguments.get('input_file_id')}")
         start = world.now
         fate = "well" if world.calm or not world.dice.one_in(max(2, world.weather // 4)) else world.dice.pick(*_CREATES)
         if fate != "well":

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Body, Query
 from fastapi.responses import Response  # noqa: TC002 - FastAPI reads the annotations
 
-from airflow_openai_batch.emulator.batches import BatchCreate  # noqa: TC001 - likewise
+from airflow_openai_batch.emulator.batches import InlineCreate, read_create
 from airflow_openai_batch.emulator.calls import Call
 from airflow_openai_batch.emulator.errors import json_response
 from airflow_openai_batch.emulator.oddities import shown_batch, shown_create
 from airflow_openai_batch.emulator.state import Emulator  # noqa: TC001 - likewise
 
+if TYPE_CHECKING:
+    from airflow_openai_batch.emulator.batches import Batch, BatchCreate
+    from airflow_openai_batch.emulator.files import StoredFile
+    from airflow_openai_batch.emulator.state import State
+
 router = APIRouter(prefix="/v1/batches", route_class=Call)
 
 
 @router.post("", name="batches.create")
-async def create(asked: BatchCreate, state: Emulator) -> Response:
-    """Make a batch of a file."""
+async def create(body: Annotated[dict[str, Any], Body()], state: Emulator) -> Response:
+    """Make a batch of a file, or of requests that come with the call."""
     oddities = state.settings.oddities
-    file = state.files.for_batch(asked.input_file_id)
-    if file is not None and "early_limits" in oddities:
+    asked = read_create(body, oddities)
+    if not isinstance(asked, InlineCreate):
+        file = state.files.for_batch(asked.input_file_id)
+        batch = await _made(asked, file, state)
+    else:
+        file = await asyncio.to_thread(state.files.keep_unlisted, asked.input_file_content)
+        state.files.pin(file)
+        try:
+            batch = await _made(asked, file, state)
+        finally:
+            state.files.unpin(file)
+    answer, status = shown_create(batch.to_json(), oddities)
+    return json_response(answer, status_code=status)
+
+
+async def _made(asked: BatchCreate, file: StoredFile | None, state: State) -> Batch:
+    if file is not None and "early_limits" in state.settings.oddities:
         await state.runner.check_limit(file.path, asked.endpoint)
     batch = state.batches.create(asked, file, state.faults.for_batch)
     state.runner.start(batch)
-    answer, status = shown_create(batch.to_json(), oddities)
-    return json_response(answer, status_code=status)
+    return batch
 
 
 @router.get("", name="batches.list")

@@ -165,9 +165,13 @@ async def test_a_batch_that_nobody_knows_is_a_refusal_too(connection, make_batch
 async def test_a_key_that_is_put_right_in_time_is_taken(connect, emulator, make_batch, told):
     connect(emulator, password="wrong")
     waiting = asyncio.create_task(fire_beside(trigger(make_batch(), poll_interval=0.1)))
-    # Two looks at least are refused by then; the fifth would be the last.
-    await asyncio.sleep(0.35)
-    assert any("Poll failed (2 in a row)" in line for line in told())
+    # The fifth look that is refused would be the last.
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if any("Poll failed (2 in a row)" in line for line in told()):
+            break
+    else:
+        pytest.fail(f"no second look was refused: {told()}")
     connect(emulator)
     assert (await asyncio.wait_for(waiting, 10))["status"] == "ended"
 

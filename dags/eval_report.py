@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 OTHER = "other"
 WRONG_ANSWERS_KEPT = 20
+NIGHTS_SHOWN = 14
 
 
 class AccuracyDropError(Exception):
@@ -105,6 +106,56 @@ def score(results: Iterable[Mapping[str, Any]], labels: Sequence[str] = ("positi
 
 def _figures(answered: int, correct: int) -> dict[str, Any]:
     return {"answered": answered, "correct": correct, "accuracy": round(correct / answered, 4) if answered else None}
+
+
+def money(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a night cost.
+
+    :param manifest: the batch job's.
+    :return: ``usd``, ``usd_standard`` (the same requests one by one; both ``None`` where no price is known), and how
+        many rows were ``bought``, ``cached`` (answered by an earlier job) and ``repeats`` of another row.
+    """
+    cached, repeats = manifest["cached"], manifest["repeats"]
+    return {
+        "usd": manifest["cost"]["usd"],
+        "usd_standard": manifest["cost"]["usd_standard"],
+        "bought": manifest["rows"]["total"] - cached - repeats,
+        "cached": cached,
+        "repeats": repeats,
+    }
+
+
+def costs(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what nights cost and saved, oldest first.
+
+    :param history: nights; those from before money was recorded are left out.
+    :return: for each ``night``, ``rows``, ``bought``, ``usd``, ``by_batches`` (saved against one by one) and
+        ``by_cache``: what the other rows would have cost, at the mean of all that was bought until then with this
+        model. ``None`` where that can't be told.
+    """
+    told = []
+    spent: dict[str, list[float]] = defaultdict(list)
+    bought: Counter[str] = Counter()
+    for known in history:
+        if "usd" not in known:
+            continue
+        model, usd = str(known.get("model")), known["usd"]
+        if usd is not None:
+            spent[model].append(usd)
+            bought[model] += known["bought"]
+        spared = known["rows"] - known["bought"]
+        mean = sum(spent[model]) / bought[model] if bought[model] else None
+        told.append(
+            {
+                "night": known["night"],
+                "rows": known["rows"],
+                "bought": known["bought"],
+                "usd": usd,
+                "by_batches": None if usd is None or known["usd_standard"] is None else known["usd_standard"] - usd,
+                "by_cache": spared * mean if mean is not None else None if spared else 0.0,
+            }
+        )
+    return told
 
 
 def read_history(path: PathLike) -> list[dict[str, Any]]:
@@ -200,6 +251,8 @@ svg { max-width: 100%; height: auto; }
 <h1>$title</h1>
 <p>$summary</p>
 $plot
+<h2>Cost</h2>
+$cost
 <h2>By language</h2>
 $by_language
 <h2>Label against answer</h2>
@@ -222,6 +275,7 @@ def render(history: Sequence[Mapping[str, Any]], night: str) -> str:
         title=html.escape(f"Accuracy of {entry.get('model', 'the model')}, {night}"),
         summary=f"{_percent(entry['accuracy'])}: {summary}",
         plot=plot([known for known in history if known["night"] <= night]),
+        cost=_cost_table([known for known in history if known["night"] <= night]),
         by_language=_table(
             ("language", "answered", "correct", "accuracy"),
             (
@@ -241,6 +295,24 @@ def render(history: Sequence[Mapping[str, Any]], night: str) -> str:
         if entry["wrong"]
         else "<p>None.</p>",
     )
+
+
+def _cost_table(history: Sequence[Mapping[str, Any]]) -> str:
+    nights = costs(history)
+    if not nights:
+        return "<p>Not recorded.</p>"
+    amounts = ("usd", "by_batches", "by_cache")
+    lines = [
+        (told["night"], told["rows"], told["bought"], *(_dollars(told[name]) for name in amounts)) for told in nights
+    ]
+    sums = [[told[name] for told in nights] for name in ("rows", "bought", *amounts)]
+    rows, bought, *totals = [None if None in values else sum(values) for values in sums]
+    head = ("night", "rows", "bought", "cost", "saved by batches", "saved by the cache, about")
+    return _table(head, [*lines[-NIGHTS_SHOWN:], ("all nights", rows, bought, *map(_dollars, totals))])
+
+
+def _dollars(amount: float | None) -> str:
+    return "unknown" if amount is None else f"${amount:,.2f}" if amount >= 1 else f"${amount:.6f}"
 
 
 def _percent(accuracy: float | None) -> str:

@@ -4,10 +4,16 @@ Shows a batch as one step of a scheduled pipeline: labelled reviews -> batch -> 
 a plot of accuracy by night -> gate. The last task fails when accuracy fell by more than ``max_drop`` against the
 best of the last ``compare_nights`` nights (by default: the previous one), after the report is written.
 
-A night is written once: a retry, a cleared task or another run of the same date replaces its line in the history.
-Everything is under ``{results}/nightly_eval``: ``history.jsonl``, ``reports/{night}.html`` and the batch's own
-folder of each run. Copy ``eval_report.py`` too; the report needs matplotlib. Without a start date, unpausing the DAG
-waits for the next night instead of running, and paying for, the last one.
+It is careful with money. Rows that were answered before, by the same model to the same prompt, come out of a cache, so
+that a night pays for what is new: rows, a prompt, a model. After a week an answer is asked for anew, or a model that
+changed behind its name would never be noticed. A few rows, the canary, are asked first; if they do badly, the rest
+isn't bought. ``max_cost_usd`` is the most that a night may cost, and what the batch hasn't answered when ``deadline``
+comes near is asked directly. The report says what each night cost and saved.
+
+A night is written once: a retry, a cleared task or another run of the same date replaces its line in the history, what
+it cost included. Everything is under ``{results}/nightly_eval``: ``history.jsonl``, ``reports/{night}.html``, ``cache``
+and the batch's own folder of each run. Copy ``eval_report.py`` too; the report needs matplotlib. Without a start date,
+unpausing the DAG waits for the next night instead of running, and paying for, the last one.
 
 The source, the results' location, the connection and the model are params: trigger with others, or set the
 environment variable ``OPENAI_BATCH_RESULTS`` (a folder, or a URL such as ``s3://bucket/prefix``) for every run.
@@ -54,6 +60,13 @@ NIGHT = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
         "poll_interval": Param(
             60, type="number", exclusiveMinimum=0, description="Seconds between two looks at the batch."
         ),
+        "max_cost_usd": Param(
+            1.0, type="number", exclusiveMinimum=0, description="The most that a night may cost, in US dollars."
+        ),
+        "canary": Param(20, type="integer", minimum=0, maximum=1000, description="Rows that are asked first."),
+        "deadline": Param(
+            "06:00", type="string", description="When all is to be answered: seconds, or a time of day (UTC)."
+        ),
         "max_drop": Param(
             0.05, type="number", minimum=0, maximum=1, description="The largest fall of accuracy that passes."
         ),
@@ -72,13 +85,25 @@ def nightly_eval() -> None:
         model="{{ params.model }}",
         conn_id="{{ params.conn_id }}",
         poll_interval="{{ params.poll_interval }}",
+        deduplicate=True,
+        cache=ROOT + "/cache",
+        cache_ttl=timedelta(days=7),
+        canary="{{ params.canary }}",
+        max_cost_usd="{{ params.max_cost_usd }}",
+        deadline="{{ params.deadline }}",
     )
 
     @task
     def score(manifest: dict[str, Any], root: str, night: str, model: str) -> float | None:
         """Score the night and write it into the history."""
         figures = eval_report.score(eval_report.read_results(ObjectStoragePath(file) for file in manifest["files"]))
-        entry = {"night": night, "model": model, "results": manifest["results"], **figures}
+        entry = {
+            "night": night,
+            "model": model,
+            "results": manifest["results"],
+            **figures,
+            **eval_report.money(manifest),
+        }
         eval_report.record(ObjectStoragePath(root) / "history.jsonl", entry)
         accuracy: float | None = figures["accuracy"]
         return accuracy

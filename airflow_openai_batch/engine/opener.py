@@ -105,7 +105,15 @@ class Opener:
             )
         if taking_over and not self._journal.take_over(OwnerRecord(self._clock(), self._spec.owner), len(owners)):
             return self.existing()  # another took it over meanwhile
+        self._tell_of_wishes(record)
         return record
+
+    def _tell_of_wishes(self, record: JobRecord) -> None:
+        """Say what is wished now and has no effect, since the plan was made without."""
+        settings = self._spec.settings()
+        late = [name for name in ("canary", "deduplicate", "cache") if settings[name] and not record.settings.get(name)]
+        if late and not self._resumed:
+            log.warning("The job was planned without %s, and goes on without", ", ".join(late))
 
     def plan(self) -> JobRecord:
         """Plan the job and write its record, or return the record of whoever was first."""

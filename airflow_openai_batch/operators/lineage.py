@@ -77,7 +77,8 @@ def _inputs(operator: JobOperator) -> list[str]:
 
 
 def _outputs(operator: JobOperator, manifest: Mapping[str, Any] | None) -> list[Any]:
-    if operator.stop != "landed" or not operator.results_location:
+    lands = operator.stop == "landed" and not getattr(operator, "estimate_only", False)
+    if not lands or not operator.results_location:
         return []
     if manifest is None:
         return [OutputDataset(*dataset_name(f"{operator.results_location.rstrip('/')}/results"))]

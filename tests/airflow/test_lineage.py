@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from airflow.sdk import ObjectStoragePath, task
 from airflow_openai_batch.operators.openai_batch import (
     OpenAIBatchCancelOperator,
     OpenAIBatchDownloadOperator,
+    OpenAIBatchEstimateOperator,
     OpenAIBatchOperator,
     OpenAIBatchSubmitOperator,
 )
@@ -86,6 +88,15 @@ def test_steps_that_land_nothing_have_no_output():
     for operator in (OpenAIBatchSensor(task_id="t", job=job), OpenAIBatchCancelOperator(task_id="t", job=job)):
         told = operator.get_openlineage_facets_on_start()
         assert (told.inputs, told.outputs) == ([], [])
+
+
+@pytest.mark.parametrize("operator", [OpenAIBatchEstimateOperator, partial(OpenAIBatchOperator, estimate_only=True)])
+def test_an_estimate_has_no_output(operator):
+    lineage = operator(
+        task_id="t", source="s3://b/in/a.jsonl", destination="s3://b/out", **QUICK
+    ).get_openlineage_facets_on_start()
+    assert named(lineage.inputs) == [("s3://b", "in/a.jsonl")]
+    assert lineage.outputs == []
 
 
 def test_once_it_is_landed_the_counts_are_there(connection, tmp_path):

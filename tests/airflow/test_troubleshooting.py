@@ -82,7 +82,7 @@ def test_every_text_of_an_error_is_on_the_page(name, text):
     assert any(pattern(quote).search(text) for quote in others), f"{name}: {text!r}"
 
 
-@pytest.mark.parametrize("page", ["troubleshooting.md", "production.md"])
+@pytest.mark.parametrize("page", ["troubleshooting.md", "production.md", "money.md"])
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]*(?:#[^)]*)?)\)", (DOCS / page).read_text()):
         path, _, anchor = target.partition("#")

@@ -118,6 +118,16 @@ def test_another_try_with_other_wishes_goes_on_from_the_plan(fakes):
     assert done.outputs == ["a", "a"]
 
 
+def test_wishes_that_come_after_the_plan_have_no_effect_and_are_named(fakes, caplog):
+    rows = prompts("a", "a")
+    fakes.job(rows).open()
+    assert "planned without" not in caplog.text
+    done = finish(fakes, lambda: fakes.job(rows, deduplicate=True, canary=1))
+    assert "The job was planned without canary, deduplicate, and goes on without" in caplog.text
+    assert sent(fakes) == {"a": 2}
+    assert done.manifest["repeats"] == 0
+
+
 def test_the_canary_is_asked_first_and_its_answers_count(fakes):
     rows = prompts(*map(str, range(30)))
     outcome = advance(fakes.job(rows, canary=5))

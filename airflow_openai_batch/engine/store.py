@@ -166,7 +166,12 @@ class Store:
                 found = self.fs.find(self.path(folder))
             except FileNotFoundError:
                 return []
-            return sorted(str(path)[len(self.root) + 1 :] for path in found if not str(path).endswith("/"))
+            # Some servers list a folder's own mark among its files.
+            return sorted(
+                str(path)[len(self.root) + 1 :]
+                for path in found
+                if str(path).rstrip("/") != self.root and not str(path).endswith("/")
+            )
 
     def create(self, name: str, content: bytes) -> bool:
         """Create a file exclusively; False where it exists already. It appears whole or not at all.

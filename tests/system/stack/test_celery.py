@@ -25,7 +25,7 @@ EXAMPLES = {
     "openai_batch_quickstart": ("classify", "gpt-5-mini"),
     "openai_batch_three_steps": ("download", "gpt-5-nano"),
     "openai_batch_taskflow": ("judge", "gpt-4.1-mini"),
-    "openai_batch_nightly_eval": ("answer", "gpt-4.1"),
+    "openai_batch_nightly_eval": ("answer", "gpt-4.1-nano"),
 }
 MAPPED = "openai_batch_partitions"
 PARTITIONS = 8

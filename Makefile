@@ -48,7 +48,7 @@ dist: $(STAMP)  ## build the wheel and the sdist into dist/ and check them
 	@$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python
 	@$(BIN)/twine check --strict dist/*
 
-bench: $(STAMP)  ## the benchmarks, about 20 minutes; writes docs/benchmarks.md (BENCH="--quick" for small ones)
+bench: $(STAMP)  ## the benchmarks, about 10 minutes; writes docs/benchmarks.md (BENCH="--quick" for small ones)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.benchmarks $(BENCH)
 
 lint: $(STAMP)  ## ruff (all rules), mypy (strict), import-linter

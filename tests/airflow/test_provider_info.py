@@ -92,8 +92,8 @@ def test_defaults_of_options_are_those_of_the_code_and_of_the_readme(monkeypatch
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     for name, option in get_provider_info()["config"]["openai_batch"]["options"].items():
         monkeypatch.delenv(f"AIRFLOW__OPENAI_BATCH__{name.upper()}", raising=False)
-        # Before 3.1 a provider's defaults aren't Airflow's; the code has them too.
-        assert conf.get("openai_batch", name, fallback=None) == option["default"] or VERSION < (3, 1)
+        # Before 3.2 a provider's defaults aren't Airflow's; the code has them too.
+        assert conf.get("openai_batch", name, fallback=None) == option["default"] or VERSION < (3, 2)
         assert f"| `{name}` | {option['default'] or 'none'} |" in readme
 
 

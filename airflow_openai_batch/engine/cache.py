@@ -47,7 +47,7 @@ from airflow_openai_batch.engine.cache_folder import TRANSFERS, Folder, depth_fo
 from airflow_openai_batch.engine.cache_lookup import Lookup
 from airflow_openai_batch.engine.cache_merge import tidy
 from airflow_openai_batch.engine.crew import take_all
-from airflow_openai_batch.engine.requests import canonical
+from airflow_openai_batch.engine.endpoints import canonical
 from airflow_openai_batch.engine.spill import BUCKETS, KEY, Spill
 from airflow_openai_batch.exceptions import StoreError
 

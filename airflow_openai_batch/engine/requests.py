@@ -17,6 +17,7 @@ from uuid import UUID
 import orjson
 
 from airflow_openai_batch.engine import structured
+from airflow_openai_batch.engine.endpoints import ENDPOINTS, Endpoint, canonical
 from airflow_openai_batch.engine.images import ImageError, Images
 from airflow_openai_batch.engine.templates import TemplateError, compile_text, compile_value
 from airflow_openai_batch.engine.values import json_form
@@ -42,42 +43,6 @@ _READY_MADE = frozenset({"custom_id", "method", "url", "body"})
 _NONE: dict[str, Any] = {}
 
 _WIRE = re.compile(r"r(0|[1-9][0-9]{0,17})")
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """How one endpoint takes a prompt.
-
-    :param prompt: the body field of a rendered prompt; None where only ``messages`` will do.
-    :param system: the body field of the system prompt; None where there is none.
-    :param needs: body fields of which one must be there.
-    :param columns: columns that are taken as the prompt where no template is given, with the body field for each.
-    """
-
-    prompt: str | None
-    system: str | None
-    needs: tuple[str, ...]
-    columns: dict[str, str]
-
-
-ENDPOINTS: dict[str, Endpoint] = {
-    "/v1/chat/completions": Endpoint(None, None, ("messages",), {"messages": "messages", "prompt": ""}),
-    "/v1/responses": Endpoint(
-        "input", "instructions", ("input", "prompt", "conversation"), {"input": "input", "prompt": "input"}
-    ),
-    "/v1/embeddings": Endpoint("input", None, ("input",), {"input": "input", "prompt": "input"}),
-    "/v1/completions": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
-    "/v1/moderations": Endpoint("input", None, ("input",), {"input": "input", "prompt": "input"}),
-    "/v1/images/generations": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
-    "/v1/images/edits": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
-    "/v1/videos": Endpoint("prompt", None, ("prompt",), {"prompt": "prompt"}),
-}
-"""Endpoints known to take batches. The list grows at OpenAI, so another one passes with a warning."""
-
-
-def canonical(endpoint: str) -> str:
-    """Return OpenAI's name of an endpoint; elsewhere some lack the ``/v1``."""
-    return f"/v1{endpoint}" if f"/v1{endpoint}" in ENDPOINTS else endpoint
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,11 @@ class OpenAIBatchOperator(EconomicalOperator):
 
     def job_spec(self, context: Context) -> JobSpec:
         """Return what the engine needs to know."""
+        from airflow_openai_batch.engine.endpoints import canonical
         from airflow_openai_batch.engine.images import column_names
         from airflow_openai_batch.engine.inline import bytes_per_batch
         from airflow_openai_batch.engine.job import JobSpec
-        from airflow_openai_batch.engine.requests import RequestSpec, canonical
+        from airflow_openai_batch.engine.requests import RequestSpec
         from airflow_openai_batch.engine.structured import normalize
 
         ti = context["ti"]

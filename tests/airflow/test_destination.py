@@ -23,8 +23,8 @@ ROW = {"prompt": "Is this positive or negative? {{ row.text }}", "model": "gpt-5
 @pytest.fixture
 def root(monkeypatch, tmp_path):
     """A folder that is the ``results_root``."""
-    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", f"{tmp_path}/root/")
-    return f"{tmp_path}/root"
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", f"{tmp_path}/below/")
+    return f"{tmp_path}/below"
 
 
 @pytest.mark.parametrize(

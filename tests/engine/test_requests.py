@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
+from airflow_openai_batch.engine.endpoints import ENDPOINTS
 from airflow_openai_batch.engine.requests import (
-    ENDPOINTS,
     RequestBuilder,
     RequestSpec,
     RowError,

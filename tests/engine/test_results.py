@@ -11,8 +11,8 @@ from typing import Optional
 import pytest
 from pydantic import BaseModel
 
+from airflow_openai_batch.engine.endpoints import ENDPOINTS
 from airflow_openai_batch.engine.models import STATUSES
-from airflow_openai_batch.engine.requests import ENDPOINTS
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.engine.structured import normalize

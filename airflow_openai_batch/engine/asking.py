@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_openai_batch.engine.answers import parse_line, parse_lines
+from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.direct import Direct
 from airflow_openai_batch.engine.models import IntentRecord
 from airflow_openai_batch.engine.shards import SHARDS
@@ -77,7 +77,7 @@ class Asker:
 
     def _check_digest(self, shard: Shard) -> None:
         name = f"{SHARDS}/{shard.name}"
-        digest = hashlib.blake2b(digest_size=16)
+        digest = new_digest()
         with self._job.store.open(name) as file:
             while piece := file.read(_PIECE):
                 digest.update(piece)

@@ -17,11 +17,11 @@ Nothing is bought twice by the rules of ``submit``, but for what needs a file. W
 
 from __future__ import annotations
 
-import hashlib
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
 
+from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.requests import MAX_BYTES
 from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import APIError, ConfigurationError, RejectedError
@@ -77,7 +77,7 @@ def content_of(store: Store, shard: Shard, most: int) -> str | None:
             "at another destination"
         )
     content = store.read(f"{SHARDS}/{shard.name}") or b""
-    planned = hashlib.blake2b(content, digest_size=16).hexdigest() == shard.digest
+    planned = new_digest(content).hexdigest() == shard.digest
     return content.decode() if planned else None
 
 

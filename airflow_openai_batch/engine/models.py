@@ -102,7 +102,7 @@ class Shard:
     :param rows: how many requests it holds.
     :param spans: the row numbers it holds, as ranges; None where they are many and scattered: the file itself tells.
     :param tokens: input tokens, estimated at four bytes of the request a token.
-    :param digest: BLAKE2b of the file as planned, so that a changed file is never uploaded.
+    :param digest: digest of the file as planned, so that a changed file is never uploaded.
     """
 
     number: int
@@ -128,7 +128,7 @@ class Shard:
 class Part:
     """A run of consecutive rows that is landed as one file of results.
 
-    :param digest: BLAKE2b of its joints, lest a row's columns stand beside another's answer; empty if made elsewhere.
+    :param digest: digest of its joints, lest a row's columns stand beside another's answer; empty if made elsewhere.
     """
 
     number: int

@@ -11,7 +11,6 @@ reading breaks, what was written stays for the next try to write over: another a
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from airflow_openai_batch.engine.columns import dump_schema
+from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.journal import JOB
 from airflow_openai_batch.engine.models import Part, Plan, Shard, SourceSpan
 from airflow_openai_batch.engine.progress import Progress
@@ -78,7 +78,7 @@ class Planner:
         self._joint: Sink | None = None
         self._join: Callable[[bytes], None]
         self._part_first = 0
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = new_digest()
         self._ids: tuple[array[int], ...] = tuple(array("q") for _ in range(256))
         self._problems: list[Problem] = []
         self._count = 0

@@ -6,7 +6,6 @@ the joint's bytes, which nobody need parse, and what the answer adds to them.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import orjson
 
 from airflow_openai_batch.engine.answers import Answer, Check, read_line
 from airflow_openai_batch.engine.behind import written_behind
+from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.formats import Loosened, open_format
 from airflow_openai_batch.engine.halves import root_of
 from airflow_openai_batch.engine.models import STATUSES, Attempt, EndRecord, Part, RowIssue, Shard, Sifting
@@ -200,7 +200,7 @@ class Landing:
         row, last = part.first, part.first + part.rows - 1
         later = [run for run in self._later if run.covers(row, last)]
         counts: dict[str, dict[str, int]] = {}
-        digest = hashlib.blake2b(digest_size=16)
+        digest = new_digest()
         head, check, foreign, sifted = b"\n", self._check, self._foreign, self._sifted
         name = f"{JOINTS}/{part.number:05d}.jsonl"
         with self._store.open(name) as joints, written_behind(digest.update) as digested:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from airflow_openai_batch.engine.behind import WriteBehind
+from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.models import Range, Shard
 from airflow_openai_batch.engine.requests import BYTES_PER_TOKEN, MAX_BYTES, MAX_REQUESTS
 
@@ -66,7 +66,7 @@ class Sink:
         self._lines: list[bytes] = []
         self._pieces: list[bytes] = []
         self._due = PIECE
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = new_digest()
         self._behind: WriteBehind | None = None
         self.bytes = 0
 

@@ -14,11 +14,11 @@ Requests that are sent in the create call itself have no file; module ``inline``
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.inline import LOOK_BACK, Since, advised, content_of
 from airflow_openai_batch.engine.lifecycle import QUEUE_FULL_CODES, Requeue, Resolve, Rules, Submit
 from airflow_openai_batch.engine.models import (
@@ -73,7 +73,7 @@ class DigestReader(io.RawIOBase):
     def __init__(self, file: BinaryIO, progress: Progress) -> None:
         self._file = file
         self._progress = progress
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._digest = new_digest()
         self._digested = 0
 
     def readable(self) -> bool:

@@ -11,12 +11,15 @@ import csv
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.engine.sources import LONGEST, Row, place
+from airflow_openai_batch.engine.sources import LONGEST, Rows, in_blocks, place
 from airflow_openai_batch.exceptions import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
+
+AT_ONCE = 256
+"""Rows that are taken together."""
 
 LONGEST_FIELD = 1 << 25
 """Characters that a field may have. A quote that is left open would else read the rest of the file as one field."""
@@ -31,15 +34,21 @@ class HeaderError(ValueError):
 
 
 class _Text:
-    """Lines of a file as text; ``trouble`` is what was wrong with the encoding since it was last looked at."""
+    """Lines of a file as text.
+
+    :ivar trouble: what was wrong with the encoding since it was last looked at.
+    :ivar read: bytes read so far.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.trouble = ""
+        self.read = 0
 
     def __iter__(self) -> Iterator[str]:
         first = True
         for line in iter(partial(self._file.readline, LONGEST), b""):
+            self.read += len(line)
             if len(line) >= LONGEST:
                 raise OSError(f"a line has more than {LONGEST:,} bytes, which is all a batch takes")
             if first:
@@ -61,8 +70,8 @@ def read_delimited(
     delimiter: str,
     more: dict[str, Any],
     check: Callable[[dict[str, Any]], str | None],
-) -> Iterator[Row | Problem]:
-    """Read records one by one.
+) -> Iterator[Rows | Problem]:
+    """Read records, some at a time.
 
     :param path: how messages name the file.
     :param more: columns that each row has besides its own.
@@ -86,10 +95,12 @@ def read_delimited(
     if differs:
         yield Problem(path, "", differs)
         return
-    yield from _records(path, reader, text, names, rest)
+    yield from in_blocks(path, _records(path, reader, text, names, rest), AT_ONCE, lambda: text.read)
 
 
-def _records(path: str, reader: Any, text: _Text, names: list[str], rest: list[Any]) -> Iterator[Row | Problem]:
+def _records(
+    path: str, reader: Any, text: _Text, names: list[str], rest: list[Any]
+) -> Iterator[dict[str, Any] | Problem]:
     number, width = 0, len(names) - len(rest)
     while True:
         try:
@@ -102,7 +113,7 @@ def _records(path: str, reader: Any, text: _Text, names: list[str], rest: list[A
                     text.trouble = ""
                     yield Problem(place(path, number), "", f"{wrong} (line {reader.line_num:,})")
                 else:
-                    yield Row(path, number, dict(zip(names, record + rest if rest else record, strict=True)))
+                    yield dict(zip(names, record + rest if rest else record, strict=True))
         except csv.Error as error:
             number += 1
             text.trouble = ""

@@ -21,7 +21,7 @@ import orjson
 
 from airflow_openai_batch.engine.delimited import read_delimited
 from airflow_openai_batch.engine.lines import read_lines
-from airflow_openai_batch.engine.sources import SUFFIXES, Row, kind_of, source_error
+from airflow_openai_batch.engine.sources import SUFFIXES, Rows, Source, kind_of, source_error
 from airflow_openai_batch.exceptions import Problem, StoreError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ BUFFER = 1 << 20
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
-class FileSource:
+class FileSource(Source):
     """Files in the order of their names.
 
     :param fs: the fsspec filesystem.
@@ -155,7 +155,7 @@ class FileSource:
         total = sum(entry["size"] or 0 for entry in self._files)
         return min(1.0, (self._done + self._position()) / total) if total else None
 
-    def rows(self) -> Iterator[Row | Problem]:
+    def blocks(self) -> Iterator[Rows | Problem]:
         """Yield the rows of each file in turn."""
         errors: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
         if self._kind == "Parquet":
@@ -174,7 +174,7 @@ class FileSource:
                 self._position = lambda: 0.0
                 self._done += entry["size"] or 0
 
-    def _read(self, stack: ExitStack, entry: dict[str, Any], path: str) -> Iterator[Row | Problem]:
+    def _read(self, stack: ExitStack, entry: dict[str, Any], path: str) -> Iterator[Rows | Problem]:
         more = partitions(self._below(entry["name"])[:-1])
 
         def check(columns: dict[str, Any]) -> str | None:
@@ -203,7 +203,7 @@ class FileSource:
 
     def _parquet(
         self, stack: ExitStack, entry: dict[str, Any], path: str, more: dict[str, Any]
-    ) -> Iterator[Row | Problem]:
+    ) -> Iterator[Rows | Problem]:
         from airflow_openai_batch.engine import tabular
 
         if path.lower().endswith(".parquet"):
@@ -222,8 +222,10 @@ class FileSource:
             yield Problem(path, "", wrong)
             return
         self._position = lambda: (entry["size"] or 0) * self._row / max(1, count)
-        for self._row, row in enumerate(tabular.rows_of(path, schema.names, tabular.parquet_pieces(parquet), more), 1):
-            yield row
+        self._row = 0
+        for block in tabular.blocks_of(path, schema.names, tabular.parquet_pieces(parquet), more):
+            self._row += 1 if isinstance(block, Problem) else len(block.records)
+            yield block
 
     def _seekable(self, stack: ExitStack, entry: dict[str, Any], path: str) -> BinaryIO:
         try:

@@ -13,24 +13,27 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING
 
 import orjson
 
+from airflow_openai_batch.engine.chunks import ChunkMaker
 from airflow_openai_batch.engine.columns import dump_schema
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.journal import JOB
 from airflow_openai_batch.engine.models import Part, Plan, Shard, SourceSpan
 from airflow_openai_batch.engine.progress import Progress
-from airflow_openai_batch.engine.requests import RequestBuilder, RowError
 from airflow_openai_batch.engine.shards import SHARDS, Limits, ShardWriter, Sink
-from airflow_openai_batch.engine.sources import Row, Source, place
+from airflow_openai_batch.engine.sources import Source, place
 from airflow_openai_batch.engine.store import DRAFTS
 from airflow_openai_batch.exceptions import MAX_PROBLEMS_SHOWN, InputError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_openai_batch.engine.chunks import Chunk
+    from airflow_openai_batch.engine.requests import RequestBuilder
     from airflow_openai_batch.engine.sampling import Sampler
     from airflow_openai_batch.engine.store import Store
 
@@ -38,9 +41,6 @@ JOINTS = "_job/rows"
 
 MAX_SOURCE_SPANS = 10_000
 """Jumps in line numbers that are kept for messages about a row's place."""
-
-PROGRESS_EVERY = 1_000
-"""Rows after which the clock is looked at."""
 
 _JOINT = b'{"shard":%d,"row":%d,"custom_id":%b,"input":%b}\n'
 
@@ -76,7 +76,6 @@ class Planner:
         self._sources: list[SourceSpan] = []
         self._written: list[str] = []
         self._joint: Sink | None = None
-        self._join: Callable[[bytes], None]
         self._part_first = 0
         self._digest = new_digest()
         self._ids: tuple[array[int], ...] = tuple(array("q") for _ in range(256))
@@ -111,48 +110,63 @@ class Planner:
             "" if schema is None else dump_schema(schema),
         )
 
-    def _read(self, source: Source) -> int:  # noqa: C901 - one loop, for each of millions of rows
-        """Read all rows; return how many requests were made of them.
-
-        What is done here is done for each of millions of rows, so the path without events has few calls.
-        """
+    def _read(self, source: Source) -> int:
+        """Read all rows; return how many requests were made of them."""
         rows = number = 0
-        build, ids, open_ = self._builder.build, self._ids, self._open
+        maker = ChunkMaker(self._builder, self._limits)
         next_line, last_path = -1, ""
         progress = Progress("Planning", "rows")
-        for row in source.rows():
-            if type(row) is not Row:
-                self._problem(row)  # type: ignore[arg-type] # what isn't a row is a problem
+        for block in source.blocks():
+            if isinstance(block, Problem):
+                self._problem(block)
                 continue
-            path, line, data = row
+            path, line, records = block
             if line != next_line or path != last_path:
                 self._note_jump(rows, path, line)
                 last_path = path
-            next_line = line + 1
-            try:
-                custom_id, identity, columns, request, model, inputs, more = build(rows, data)
-                if custom_id is not None:
-                    key = hash(custom_id)
-                    ids[key & 255].append(key)
-                while True:
-                    if self._count:
-                        # Nothing will come of this plan; what is left to do is to find all that is wrong.
-                        self._check_size(request, inputs)
-                    else:
-                        writer = open_.get(model)
-                        if writer is None or not writer.add(number, request, inputs):
-                            writer = self._next_shard(number, request, model, inputs)
-                        self._join(_JOINT % (writer.number, rows, identity, columns))
-                        number += 1
-                    if not more:
-                        break
-                    request, model, inputs = more.pop()
-            except RowError as error:
-                self._problem(Problem(row.where, error.field, str(error)))
-            rows += 1
-            if not rows % PROGRESS_EVERY:
-                progress.add(PROGRESS_EVERY, source.fraction)
+            next_line = line + len(records)
+            chunk = maker.chunk(rows, block)
+            for problem in chunk.problems:
+                self._problem(problem)
+            ids = self._ids
+            for key in map(hash, chunk.custom_ids):
+                ids[key & 255].append(key)
+            if not self._count:
+                # Nothing will come of a plan with a problem; what is left to do then is to find all that is wrong.
+                self._assign(number, chunk)
+                number += len(chunk.lines)
+            rows += len(records)
+            progress.add(len(records), source.fraction)
         return number
+
+    def _assign(self, number: int, chunk: Chunk) -> None:
+        """Write requests to the shards of their models, and their joints.
+
+        :param number: that of the first of them.
+        """
+        models, begin, total = chunk.models, 0, len(chunk.models)
+        mixed = total > 0 and models.count(models[0]) < total
+        while begin < total:
+            model, end, writer = models[begin], total, self._open.get(models[begin])
+            if mixed:
+                end = next((at for at in range(begin, total) if models[at] != model), total)
+            taken = writer.take(number + begin, chunk.lines[begin:end], chunk.inputs[begin:end]) if writer else 0
+            if writer is None or not taken:
+                self._next_shard(number + begin, model)
+                continue
+            self._join(writer.number, number + begin, chunk, slice(begin, begin + taken))
+            begin += taken
+
+    def _join(self, shard: int, number: int, chunk: Chunk, part: slice) -> None:
+        if self._joint is None:
+            self._joint = self._sink(f"{JOINTS}/{len(self._parts):05d}.jsonl")
+        several = len(self._builder.models) or 1
+        joints = zip(count(number), chunk.identities[part], chunk.columns[part], strict=False)
+        self._joint.write([_JOINT % (shard, at // several, identity, columns) for at, identity, columns in joints])
+
+    def _sink(self, name: str) -> Sink:
+        self._written.append(name)
+        return Sink(self._store, name)
 
     def _note_jump(self, row: int, path: str, line: int) -> None:
         if len(self._sources) < MAX_SOURCE_SPANS:
@@ -163,29 +177,15 @@ class Planner:
         if len(self._problems) < MAX_PROBLEMS_SHOWN:
             self._problems.append(problem)
 
-    def _next_shard(self, number: int, line: bytes, model: str, inputs: int) -> ShardWriter:
-        """Begin a shard with a request: its model's first, or one that the open shard has no room for."""
-        self._check_size(line, inputs)
+    def _next_shard(self, number: int, model: str) -> None:
+        """Begin a shard: its model's first, or since the open one has no room for a request of a number."""
         if model in self._open:
             self._close_shard(model)
             self._close_part(number)
-        if self._joint is None:
-            name = f"{JOINTS}/{len(self._parts):05d}.jsonl"
-            self._joint = Sink(self._store, name)
-            self._join = self._joint.write
-            self._written.append(name)
         shard = len(self._shards) + len(self._open)
-        writer = self._open[model] = ShardWriter(
+        self._open[model] = ShardWriter(
             self._store, shard, 0, model, self._limits, tally=self._sampler.tally(model) if self._sampler else None
         )
-        writer.add(number, line, inputs)
-        return writer
-
-    def _check_size(self, line: bytes, inputs: int) -> None:
-        if len(line) > self._limits.bytes:
-            raise RowError("", f"its request has {len(line):,} bytes; a batch takes {self._limits.bytes:,}")
-        if inputs > self._limits.requests:
-            raise RowError("input", f"{inputs:,} inputs; a batch takes {self._limits.requests:,}")
 
     def _check_turn(self) -> None:
         if not self._its_turn():
@@ -234,7 +234,7 @@ class Planner:
         reread = False
         for row in source.rows():
             reread = True
-            custom_id = row.data.get("custom_id") if isinstance(row, Row) else None
+            custom_id = None if isinstance(row, Problem) else row.data.get("custom_id")
             if isinstance(row, Problem) or custom_id is None or hash(str(custom_id)) not in twice:
                 continue
             first = places.setdefault(str(custom_id), row.where)

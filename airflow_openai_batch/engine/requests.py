@@ -20,7 +20,6 @@ from airflow_openai_batch.engine import structured
 from airflow_openai_batch.engine.endpoints import ENDPOINTS, Endpoint, canonical
 from airflow_openai_batch.engine.images import ImageError, Images
 from airflow_openai_batch.engine.templates import TemplateError, compile_text, compile_value
-from airflow_openai_batch.engine.values import json_form
 from airflow_openai_batch.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -74,16 +73,9 @@ class RequestSpec:
     resolve: Callable[[str], tuple[Any, str]] | None = field(default=None, compare=False, repr=False)
 
 
-Line = tuple[bytes, str, int]
-"""A line of a shard with its newline, its model, and how much of the batch's count it takes up."""
-
-Built = tuple[str | None, bytes, bytes, bytes, str, int, list[Line]]
-"""What a row was made into: the user's own id or None; the id that the result shows, and the row's columns, both as
-JSON; its line with model and count; lines for further models, last first. Bare tuples: there is one for each of
-millions of rows."""
-
-
-_NO_MORE: list[Line] = []
+Asked = tuple[str | None, dict[str, Any], dict[str, Any]]
+"""What a row asks for: the user's own id or None, the request's body, and the columns that the result shows. A bare
+tuple: there is one for each of millions of rows."""
 
 
 class RowError(ValueError):
@@ -137,12 +129,9 @@ class RequestBuilder:
         shape = self._endpoint or Endpoint("input", "instructions", (), {"input": "input", "prompt": "input"})
         self._shape = shape
         self._model = spec.model if isinstance(spec.model, str) else None
-        self._models = tuple(spec.model) if spec.model and self._model is None else ()
-        self._head = b'{"custom_id":"r%%d","method":"POST","url":%b,"body":%%b}\n' % _dumps(
-            url or spec.endpoint
-        ).replace(b"%", b"%%")
-        self._path = spec.endpoint
-        self._embeds = spec.endpoint.endswith("/embeddings")
+        self.models = tuple(spec.model) if spec.model and self._model is None else ()
+        self.url = url or spec.endpoint
+        self.endpoint = spec.endpoint
         self._templated = spec.prompt is not None
         self._is_chat = shape.prompt is None
         if spec.system is not None and not self._is_chat and shape.system is None:
@@ -150,7 +139,7 @@ class RequestBuilder:
         self._prompt = None if spec.prompt is None else compile_text(spec.prompt, "prompt")
         self._system = None if spec.system is None else compile_text(spec.system, "system")
         body = dict(spec.body)
-        if self._models and "model" in body:
+        if self.models and "model" in body:
             raise ConfigurationError("body: it names a model, and model= several: drop one of both")
         if body.get("stream"):
             raise ConfigurationError("body: stream isn't supported in batches")
@@ -163,10 +152,10 @@ class RequestBuilder:
                 tuple(spec.image_columns), spec.image_root, spec.image_detail, spec.endpoint, spec.resolve
             )
 
-    def build(self, row: int, data: dict[str, Any]) -> Built:
-        """Make the requests of one row: one, or with several models one for each.
+    def request(self, data: dict[str, Any]) -> Asked:
+        """Make the request of one row.
 
-        :param row: its number in the source, from 0. Requests are numbered likewise, row by row.
+        :return: with several models the body names none.
         :raises RowError: the row can't be sent.
         """
         body = data.get("body")
@@ -176,7 +165,7 @@ class RequestBuilder:
             and type(custom_id) is str
             and custom_id
             and data.get("method") == "POST"
-            and data.get("url") == self._path
+            and data.get("url") == self.endpoint
         ):
             columns = _NONE
             if len(data) > len(_READY_MADE) or "model" not in body:
@@ -191,31 +180,16 @@ class RequestBuilder:
         self._check(body)
         if custom_id is not None and type(custom_id) is not str:
             custom_id = _scalar_id(custom_id)
-        shown = _encode("", columns) if columns else b"{}"
-        if self._models:
-            lines = self._for_each_model(row, body)
-            return custom_id, _identity(custom_id, row), shown, *lines.pop(), lines
         model = body.get("model")
-        if type(model) is not str or not model:
+        if self.models:
+            if "model" in body:
+                raise RowError("model", "the row names its own model, and model= names several: drop one of both")
+        elif type(model) is not str or not model:
             raise RowError("model", "no model: give model=, or a model in each row")
-        inputs = count_inputs(body, self._path) if self._embeds else 1
-        try:
-            identity, encoded = orjson.dumps(custom_id) if custom_id else b'"r%d"' % row, orjson.dumps(body)
-        except _NO_JSON:
-            identity, encoded = _identity(custom_id, row), _encode("body", body)
-        return custom_id, identity, shown, self._head % (row, encoded), model, inputs, _NO_MORE
-
-    def _for_each_model(self, row: int, body: dict[str, Any]) -> list[Line]:
-        if "model" in body:
-            raise RowError("model", "the row names its own model, and model= names several: drop one of both")
-        inputs = count_inputs(body, self._spec.endpoint)
-        return [
-            (self._head % (number, _encode("body", {**body, "model": model})), model, inputs)
-            for number, model in enumerate(self._models, row * len(self._models))
-        ][::-1]
+        return custom_id, body, columns
 
     def _ready_made(self, data: dict[str, Any], body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        if "model" not in body and not self._models:
+        if "model" not in body and not self.models:
             model = self._model or data.get("model")
             body = {"model": model, **body} if model else body
         if len(data) == len(_READY_MADE):
@@ -263,7 +237,7 @@ class RequestBuilder:
             else:
                 body[str(self._shape.system)] = system
         model = self._model or data.get("model")
-        if model and not self._models:
+        if model and not self.models:
             body.setdefault("model", model)
         return body
 
@@ -341,27 +315,3 @@ def _scalar_id(value: Any) -> str:
 
 def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
-
-
-def _dumps(value: Any) -> bytes:
-    return orjson.dumps(value, default=json_form, option=orjson.OPT_NON_STR_KEYS)
-
-
-_NO_JSON = (TypeError, ValueError, RecursionError)
-
-
-def _identity(custom_id: str | None, row: int) -> bytes:
-    """Return the id that a result shows, as JSON."""
-    return _encode("custom_id", custom_id) if custom_id else b'"r%d"' % row
-
-
-def _encode(name: str, value: Any) -> bytes:
-    try:
-        # What JSON has a form for, which is nearly all, goes faster without options.
-        return orjson.dumps(value)
-    except _NO_JSON:
-        pass
-    try:
-        return _dumps(value)
-    except _NO_JSON as error:
-        raise RowError(name, str(error.__cause__ or error)[:200]) from error

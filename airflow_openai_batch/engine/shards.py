@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from airflow_openai_batch.engine.behind import WriteBehind
@@ -70,10 +71,10 @@ class Sink:
         self._behind: WriteBehind | None = None
         self.bytes = 0
 
-    def write(self, line: bytes) -> None:
-        """Append a line."""
-        self._lines.append(line)
-        self.bytes += len(line)
+    def write(self, lines: list[bytes]) -> None:
+        """Append lines."""
+        self._lines += lines
+        self.bytes += sum(map(len, lines))
         if self.bytes >= self._due:
             self._flush()
 
@@ -144,20 +145,42 @@ class ShardWriter(Sink):
 
         :return: whether there was room for it; there always is for the first.
         """
-        size = self.bytes + len(line)
-        inputs += self._inputs
-        if (size > self._room or inputs > self._requests) and self._rows:
-            return False
-        self._lines.append(line)
-        self._inputs = inputs
-        self._rows += 1
-        self.bytes = size
+        return self.take(row, [line], [inputs]) == 1
+
+    def take(self, row: int, lines: list[bytes], inputs: list[int]) -> int:
+        """Append the requests of consecutive rows, as many as there is room for.
+
+        :param row: the first of them; rows come in ascending order.
+        :param inputs: how much of the batch's count each takes up; empty: one each.
+        :return: how many there was room for; there always is for the first of a shard.
+        """
+        count = len(lines)
+        size, taken = sum(map(len, lines)), sum(inputs) if inputs else count
+        if self.bytes + size > self._room or self._inputs + taken > self._requests:
+            count, size, taken = self._room_for(lines, inputs)
+            if not count:
+                return 0
+            lines = lines[:count]
+        self._lines += lines
+        self._inputs += taken
+        self._rows += count
+        self.bytes += size
         if row != self._last + 1 or self._first < 0:
             self._begin_run(row)
-        self._last = row
-        if size >= self._due:
+        self._last = row + count - 1
+        if self.bytes >= self._due:
             self._flush()
-        return True
+        return count
+
+    def _room_for(self, lines: list[bytes], inputs: list[int]) -> tuple[int, int, int]:
+        """Return for how many lines there is room, their bytes, and how much of the count they take up."""
+        count = size = taken = 0
+        for line, more in zip(lines, inputs or repeat(1), strict=False):
+            full = self.bytes + size + len(line) > self._room or self._inputs + taken + more > self._requests
+            if full and (self._rows or count):
+                break
+            count, size, taken = count + 1, size + len(line), taken + more
+        return count, size, taken
 
     def _flush(self) -> None:
         self._weigh()

@@ -1,5 +1,7 @@
 """Rows in, whatever they come from; each kind of source is read once, streaming, a few rows in memory at a time.
 
+Those few come together, as :class:`Rows`: what is done for millions of rows is done in loops without calls.
+
 What can't be read as a row is yielded as a :class:`Problem` in its place, so that one pass names all that is wrong.
 Files are found and opened by ``files``, which leaves each to ``lines``, ``delimited`` or ``tabular`` by its name.
 """
@@ -7,9 +9,10 @@ Files are found and opened by ``files``, which leaves each to ``lines``, ``delim
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -44,6 +47,24 @@ class Row(NamedTuple):
         return place(self.path, self.line)
 
 
+class Rows(NamedTuple):
+    """Consecutive records of one file, or of anything else.
+
+    :param line: that of the first of them.
+    """
+
+    path: str
+    line: int
+    records: list[dict[str, Any]]
+
+
+BLOCK = 1 << 16
+"""Bytes of a file whose rows are taken together: few enough to be in the core's cache when they are."""
+
+AT_ONCE = 8
+"""Rows of a user's generator that are taken together: each may be large."""
+
+
 def kind_of(name: str) -> str | None:
     """Return the kind of a file by its name, None for one that isn't read here."""
     plain = name.lower().removesuffix(".gz").removesuffix(".zst")
@@ -63,30 +84,44 @@ def place_of(row: int, spans: Sequence[SourceSpan]) -> str:
     return f"row {row:,} ({place(span.path, span.line + row - span.row)})" if span.path else f"row {row:,}"
 
 
-class Source(Protocol):
+def one_by_one(blocks: Iterable[Rows | Problem]) -> Iterator[Row | Problem]:
+    """Yield the rows of blocks."""
+    for block in blocks:
+        if isinstance(block, Problem):
+            yield block
+        else:
+            for line, record in enumerate(block.records, block.line):
+                yield Row(block.path, line, record)
+
+
+class Source(ABC):
     """Where rows come from."""
 
-    def rows(self) -> Iterator[Row | Problem]:
-        """Yield each row in order, and a problem in the place of each that can't be read.
+    @abstractmethod
+    def blocks(self) -> Iterator[Rows | Problem]:
+        """Yield all rows in order, a few at a time, and a problem in the place of each that can't be read.
 
         A source that can be read only once yields nothing the second time.
         """
-        ...
 
+    def rows(self) -> Iterator[Row | Problem]:
+        """Yield the same one by one."""
+        return one_by_one(self.blocks())
+
+    @abstractmethod
     def listing(self) -> str | None:
         """Return a fingerprint of the source that is had without reading it, or None."""
-        ...
 
+    @abstractmethod
     def schema(self) -> Any | None:
         """Return the Arrow schema of the columns, as far as rows were read; None where JSON has all their types."""
-        ...
 
+    @abstractmethod
     def fraction(self) -> float | None:
         """Return the share of the source that was read so far, 0 to 1; None where that isn't known."""
-        ...
 
 
-class IterableSource:
+class IterableSource(Source):
     """Rows from memory, or from whatever ``open_rows`` gives when the plan is made.
 
     :param open_rows: returns the iterable, table or source; called once for each reading, and not at all when a plan
@@ -115,50 +150,84 @@ class IterableSource:
             return self._inner.fraction()
         return self._read / self._total if self._total else None
 
-    def rows(self) -> Iterator[Row | Problem]:
+    def blocks(self) -> Iterator[Rows | Problem]:
         """Yield the rows; a bare string becomes ``{"prompt": string}``, a table its rows."""
         given = self._open_rows()
         self._inner = as_source(given)
         if self._inner:
-            yield from self._inner.rows()
+            yield from self._inner.blocks()
             return
         if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
             yield Problem("source", "", f"a list or iterable of rows is needed, not {_kind(given)}")
             return
         self._inference, self._read = Inference(), 0
         self._total = len(given) if isinstance(given, (list, tuple)) else 0
-        see = self._inference.see
-        for self._read, row in enumerate(_flat(given), 1):
-            if isinstance(row, Row):
-                see(row.data)
-            yield row
+        for block in in_blocks("", _flat(given), AT_ONCE):
+            if isinstance(block, Problem):
+                self._read += 1
+            else:
+                self._read += len(block.records)
+                for record in block.records:
+                    self._inference.see(record)
+            yield block
 
 
-def _flat(given: Iterable[Any]) -> Iterator[Row | Problem]:
-    """Make rows of values; a value that is a table itself (a chunk of a large one) gives all of its own."""
+def in_blocks(
+    path: str, found: Iterable[dict[str, Any] | Problem], most: int, position: Callable[[], int] = lambda: 0
+) -> Iterator[Rows | Problem]:
+    """Yield records some at a time; each of them, and each problem, is a row.
+
+    :param most: records that are taken together.
+    :param position: bytes read so far; more than ``BLOCK`` of them aren't taken together.
+    """
+    some, begun = Rows(path, 1, []), position()
+    try:
+        for record in found:
+            if isinstance(record, Problem):
+                if some.records:
+                    yield some
+                yield record
+                some = Rows(path, some.line + len(some.records) + 1, [])
+                continue
+            some.records.append(record)
+            if len(some.records) >= most or position() - begun >= BLOCK:
+                yield some
+                some, begun = Rows(path, some.line + len(some.records), []), position()
+    except Exception:
+        # What was read before is looked at first: it may be wrong too.
+        if some.records:
+            yield some
+        raise
+    if some.records:
+        yield some
+
+
+def _flat(given: Iterable[Any]) -> Iterator[dict[str, Any] | Problem]:
+    """Make records of values; a value that is a table itself (a chunk of a large one) gives all of its own."""
     number = 0
     for value in given:
         table = None if type(value) in {dict, str} else as_source(value)
         if table is None:
             number += 1
-            yield as_row("", number, value)
+            yield as_record("", number, value)
             continue
         for row in table.rows():
             number += 1
-            yield row._replace(line=number) if isinstance(row, Row) else row
+            yield row.data if isinstance(row, Row) else row
 
 
-def as_row(path: str, line: int, value: Any) -> Row | Problem:
-    """Return what a file or an iterable holds as a row, or say why it is none."""
+def as_record(path: str, line: int, value: Any) -> dict[str, Any] | Problem:
+    """Return what a file or an iterable holds as a record, or say why it is none."""
     if isinstance(value, dict):
-        return Row(path, line, value)
+        return value
     if isinstance(value, str) and not path:
-        return Row(path, line, {"prompt": value})
+        return {"prompt": value}
     if isinstance(value, Mapping):
-        return Row(path, line, dict(value))
+        return dict(value)
     dump = getattr(value, "model_dump", None)
     if callable(dump):
-        return Row(path, line, dump())
+        made: dict[str, Any] = dump()
+        return made
     needed = "an object" if path else "a string, a mapping or a pydantic model"
     return Problem(place(path, line), "", f"a row must be {needed}, not {_kind(value)}")
 
@@ -179,8 +248,8 @@ def as_source(given: Any) -> Source | None:
 
     if tabular.is_table(given):
         return tabular.TableSource(given)
-    if callable(getattr(given, "rows", None)) and callable(getattr(given, "listing", None)):
-        return given  # type: ignore[no-any-return]
+    if isinstance(given, Source):
+        return given
     if callable(getattr(given, "as_posix", None)):
         fs, path = getattr(given, "fs", None), str(getattr(given, "path", given))
         return FileSource.at(str(given)) if fs is None else FileSource(fs, path, str(given))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.engine.sources import Row, hash_rows, place
+from airflow_openai_batch.engine.sources import Row, Rows, Source, hash_rows, place
 from airflow_openai_batch.engine.values import Partly, Unreadable, merged, reader, type_of
 from airflow_openai_batch.exceptions import Problem
 
@@ -55,7 +55,7 @@ def _is(value: Any, module: str, name: str) -> bool:
     return kind is not None and isinstance(value, kind)
 
 
-class TableSource:
+class TableSource(Source):
     """A data frame or a table.
 
     :param given: a pandas or polars frame (a lazy one is run in streaming), a table, record batch, reader or dataset of
@@ -86,7 +86,7 @@ class TableSource:
             count = len(self._given)
         return self._read / count if count else None
 
-    def rows(self) -> Iterator[Row | Problem]:
+    def blocks(self) -> Iterator[Rows | Problem]:
         """Yield the rows."""
         import pyarrow as pa
 
@@ -104,9 +104,9 @@ class TableSource:
             if wrong:
                 yield Problem("source", "", wrong)
                 return
-            for row in rows_of("", names, pieces):
-                self._read += 1
-                yield row
+            for block in blocks_of("", names, pieces):
+                self._read += 1 if isinstance(block, Problem) else len(block.records)
+                yield block
         except (pa.ArrowException, TypeError, ValueError) as error:
             yield Problem("source", "", f"the table can't be read: {type(error).__name__}: {error}")
 
@@ -250,27 +250,31 @@ def pieces_of(schema: Any, batches: Iterable[Any]) -> Iterator[Columns]:
             yield [read(column) for read, column in zip(readers, piece.columns, strict=True)]
 
 
-def rows_of(
+def blocks_of(
     path: str, names: list[str], pieces: Iterable[Columns], more: dict[str, Any] | None = None
-) -> Iterator[Row | Problem]:
+) -> Iterator[Rows | Problem]:
     """Yield rows, and a problem in the place of each with a value that Python can't hold.
 
     :param more: columns that each row has besides.
     """
     more = {name: value for name, value in (more or {}).items() if name not in names}
-    before = 0
+    line = 1
     for columns in pieces:
-        bad = any(type(column) is Partly for column in columns)
-        rows = zip(*columns, strict=True)
-        for number, values in enumerate(rows, before + 1):
-            row = dict(zip(names, values, strict=True))
-            if bad and (spoilt := _spoilt(row)):
-                yield Problem(place(path, number), *spoilt)
-                continue
-            if more:
-                row.update(more)
-            yield Row(path, number, row)
-        before += len(columns[0]) if columns else 0
+        records = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        if more:
+            for record in records:
+                record.update(more)
+        if any(type(column) is Partly for column in columns):
+            yield from _without_spoilt(path, line, records)
+        elif records:
+            yield Rows(path, line, records)
+        line += len(records)
+
+
+def _without_spoilt(path: str, line: int, records: list[dict[str, Any]]) -> Iterator[Rows | Problem]:
+    for number, record in enumerate(records, line):
+        spoilt = _spoilt(record)
+        yield Problem(place(path, number), *spoilt) if spoilt else Rows(path, number, [record])
 
 
 def _spoilt(row: dict[str, Any]) -> tuple[str, str] | None:

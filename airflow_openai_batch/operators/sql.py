@@ -7,7 +7,7 @@ from contextlib import closing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.engine.sources import Row
+from airflow_openai_batch.engine.sources import Rows, Source
 from airflow_openai_batch.engine.tabular import wrong_names
 from airflow_openai_batch.engine.values import Inference
 from airflow_openai_batch.exceptions import ConfigurationError, Problem
@@ -19,7 +19,7 @@ AT_ONCE = 256
 """Rows fetched together: a row may hold long texts."""
 
 
-class SqlSource:
+class SqlSource(Source):
     """The rows of one query, read once: another reading could find others.
 
     :param sql: one statement that returns rows.
@@ -44,7 +44,7 @@ class SqlSource:
         """Return None: how many rows there will be isn't known."""
         return None
 
-    def rows(self) -> Iterator[Row | Problem]:
+    def blocks(self) -> Iterator[Rows | Problem]:
         """Run the query and yield its rows.
 
         :raises ConfigurationError: the connection is for no SQL database.
@@ -61,13 +61,16 @@ class SqlSource:
             if wrong:
                 yield Problem("sql", "", wrong)
                 return
-            number = 0
+            number = 1
             while rows:
-                for number, values in enumerate(rows, number + 1):  # noqa: B020 - it goes on counting
-                    given = values.values() if isinstance(values, Mapping) else values
-                    row = dict(zip(names, given, strict=True))
-                    self._inference.see(row)
-                    yield Row("", number, row)
+                records = [
+                    dict(zip(names, values.values() if isinstance(values, Mapping) else values, strict=True))
+                    for values in rows
+                ]
+                for record in records:
+                    self._inference.see(record)
+                yield Rows("", number, records)
+                number += len(records)
                 rows = cursor.fetchmany(AT_ONCE)
 
     def _connect(self) -> Any:

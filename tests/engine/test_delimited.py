@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from airflow_openai_batch.engine import delimited
 from airflow_openai_batch.engine.delimited import read_delimited
-from airflow_openai_batch.engine.sources import Row, open_source
+from airflow_openai_batch.engine.sources import Row, one_by_one, open_source
 from airflow_openai_batch.exceptions import Problem
 
 
 def parsed(content, delimiter=",", more=None):
     """Rows and problems of a file's bytes, problems as text."""
     found = read_delimited("a.csv", io.BufferedReader(io.BytesIO(content)), delimiter, more or {}, lambda _: None)
-    return [row.data if isinstance(row, Row) else str(row) for row in found]
+    return [row.data if isinstance(row, Row) else str(row) for row in one_by_one(found)]
 
 
 def test_every_field_is_text_and_keeps_its_zeros():

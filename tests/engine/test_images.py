@@ -14,8 +14,10 @@ import pyarrow as pa
 import pytest
 
 from airflow_openai_batch.engine import images
+from airflow_openai_batch.engine.chunks import ChunkMaker
 from airflow_openai_batch.engine.requests import RequestBuilder, RequestSpec, RowError
-from airflow_openai_batch.engine.sources import open_source
+from airflow_openai_batch.engine.shards import Limits
+from airflow_openai_batch.engine.sources import Rows, open_source
 from airflow_openai_batch.exceptions import ConfigurationError, StoreError
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -41,7 +43,10 @@ def data_url(content, kind="png"):
 
 def build(row, **spec):
     given = {"prompt": "What is it?", "model": "m", "image_columns": ["image"], **spec}
-    _, _, columns, line, *_ = RequestBuilder(RequestSpec(**given)).build(0, row)
+    made = ChunkMaker(RequestBuilder(RequestSpec(**given)), Limits()).chunk(0, Rows("", 1, [row]))
+    for problem in made.problems:
+        raise RowError(problem.field, problem.message)
+    (line,), (columns,) = made.lines, made.columns
     return json.loads(line)["body"], json.loads(columns)
 
 
@@ -232,7 +237,7 @@ def test_a_root_may_be_on_any_store():
         RequestSpec(prompt="?", model="m", image_columns=["image"], image_root="store://it", resolve=resolve)
     )
     for _ in range(2):
-        assert data_url(PNG).encode() in builder.build(0, {"image": "a/cat.png"})[3]
+        assert data_url(PNG) in json.dumps(builder.request({"image": "a/cat.png"})[1])
     assert asked == ["store://it"]
 
 
@@ -318,7 +323,7 @@ def test_images_of_tables_are_sent_as_those_of_rows():
 
 def test_every_model_gets_the_images():
     builder = RequestBuilder(RequestSpec(prompt="?", model=["a", "b"], image_columns=["image"]))
-    _, _, _, first, _, _, [(second, _, _)] = builder.build(0, {"image": URL})
-    assert [json.loads(line)["body"]["messages"][0]["content"][1]["image_url"]["url"] for line in (first, second)] == [
-        URL
-    ] * 2
+    lines = ChunkMaker(builder, Limits()).chunk(0, Rows("", 1, [{"image": URL}])).lines
+    bodies = [json.loads(line)["body"] for line in lines]
+    assert [body["model"] for body in bodies] == ["a", "b"]
+    assert [body["messages"][0]["content"][1]["image_url"]["url"] for body in bodies] == [URL] * 2

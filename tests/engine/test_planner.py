@@ -67,9 +67,9 @@ def test_a_shard_holds_as_many_requests_as_a_batch_takes(store):
     ]
 
 
-def test_a_shard_holds_as_many_bytes_as_a_batch_takes(store):
-    _, _, _, request, *_ = RequestBuilder(RequestSpec(model="m")).build(0, {"prompt": "row 0"})
-    line = len(request)
+def test_a_shard_holds_as_many_bytes_as_a_batch_takes(store, tmp_path):
+    (alone,) = make(Store.at(str(tmp_path / "alone")), prompts(1)).shards
+    line = alone.bytes
     assert rows_of(store, make(store, prompts(5), size=3 * line)) == [[0, 1, 2], [3, 4]]
 
 

@@ -10,28 +10,31 @@ from uuid import UUID
 
 import pytest
 
+from airflow_openai_batch.engine.chunks import ChunkMaker
 from airflow_openai_batch.engine.endpoints import ENDPOINTS
 from airflow_openai_batch.engine.requests import (
     RequestBuilder,
     RequestSpec,
-    RowError,
     count_inputs,
     measure,
     row_of,
     wire_id,
 )
+from airflow_openai_batch.engine.shards import Limits
+from airflow_openai_batch.engine.sources import Rows
 from airflow_openai_batch.exceptions import ConfigurationError
 
 CHAT = "/v1/chat/completions"
 
 
 def build(data, number=0, **spec):
-    return RequestBuilder(RequestSpec(**{"model": "m", **spec})).build(number, data)
+    """The requests of one row."""
+    builder = RequestBuilder(RequestSpec(**{"model": "m", **spec}))
+    return ChunkMaker(builder, Limits()).chunk(number, Rows("", 1, [data]))
 
 
 def raw_line(data, **spec):
-    *_, raw, _model, _inputs, more = build(data, **spec)
-    assert not more
+    (raw,) = build(data, **spec).lines
     return raw
 
 
@@ -44,7 +47,8 @@ def body(data, **spec):
 
 
 def joint(data, **spec):
-    _, identity, columns, *_ = build(data, **spec)
+    made = build(data, **spec)
+    (identity,), (columns,) = made.identities, made.columns
     return {"custom_id": json.loads(identity), "input": json.loads(columns)}
 
 
@@ -53,9 +57,10 @@ def ready(**fields):
 
 
 def refusal(data, **spec):
-    with pytest.raises(RowError) as caught:
-        build(data, **spec)
-    return f"{caught.value.field}: {caught.value}"
+    made = build(data, **spec)
+    (problem,) = made.problems
+    assert not made.lines
+    return f"{problem.field}: {problem.message}"
 
 
 def test_a_line_holds_our_id_and_the_endpoint():
@@ -175,7 +180,7 @@ def test_streaming_is_refused_in_a_row():
 
 
 def test_stream_false_is_no_streaming():
-    assert build(ready(body={"stream": False, "messages": [{"role": "user"}]}))
+    assert build(ready(body={"stream": False, "messages": [{"role": "user"}]})).lines
 
 
 def test_a_ready_made_request_is_taken_as_it_is():

@@ -1,12 +1,13 @@
-"""Rows -> lines of shards, some rows at a time.
+"""Rows -> lines of shards and joints, a block of rows at a time.
 
-What is done here is done for each of millions of rows: one loop makes the requests of a block of rows, and what comes
-of them is in lists, which are taken on as a whole.
+What is done here is done for each of millions of rows: one loop makes the requests of a block, and what comes of them
+is in lists, which one formatting makes the bytes of a file of.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -16,16 +17,42 @@ from airflow_openai_batch.engine.values import json_form
 from airflow_openai_batch.exceptions import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from airflow_openai_batch.engine.shards import Limits
     from airflow_openai_batch.engine.sources import Rows
 
 _NO_JSON = (TypeError, ValueError, RecursionError)
 
+_DIGITS = 20
+"""More than a request's number has."""
+
+
+_JOINT = b'{"shard":%d,"row":%d,"custom_id":%b,"input":%b}\n'
+
+_flat = chain.from_iterable
+
+
+class Heap(NamedTuple):
+    """Requests for one shard.
+
+    :param numbers: theirs, ascending.
+    :param lines: all of their lines.
+    :param inputs: how much of a batch's count they take up.
+    :param line: gives the line of one, by its place among them.
+    """
+
+    numbers: Sequence[int]
+    lines: bytes
+    inputs: int
+    line: Callable[[int], bytes]
+
 
 class Chunk:
     """The requests of a block of rows, as columns: one entry for each request, in their order.
 
-    :ivar lines: lines of shards, each with its newline.
+    :ivar first: the number of the first of them.
+    :ivar bodies: their bodies, as JSON.
     :ivar models: the model of each.
     :ivar inputs: how much of a batch's count each takes up; empty: one each.
     :ivar identities: the ids that results show, as JSON.
@@ -34,16 +61,64 @@ class Chunk:
     :ivar problems: what is wrong with rows, which have no requests then.
     """
 
-    __slots__ = ("columns", "custom_ids", "identities", "inputs", "lines", "models", "problems")
+    __slots__ = (
+        "_several",
+        "_wire",
+        "bodies",
+        "columns",
+        "custom_ids",
+        "first",
+        "identities",
+        "inputs",
+        "models",
+        "problems",
+    )
 
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
+    def __init__(self, first: int, wire: bytes, several: int) -> None:
+        self._wire = wire
+        self._several = several
+        self.first = first
+        self.bodies: list[bytes] = []
         self.models: list[str] = []
         self.inputs: list[int] = []
         self.identities: list[bytes] = []
         self.columns: list[bytes] = []
         self.custom_ids: list[str] = []
         self.problems: list[Problem] = []
+
+    def heaps(self, begin: int, end: int) -> dict[str, Heap]:
+        """Return some of the requests by model."""
+        models = self.models
+        if models.count(models[begin]) == len(models):
+            return {models[begin]: self._heap(range(begin, end))}
+        places: dict[str, list[int]] = {}
+        for at in range(begin, end):
+            places.setdefault(models[at], []).append(at)
+        return {model: self._heap(some) for model, some in places.items()}
+
+    def _heap(self, places: range | list[int]) -> Heap:
+        numbers: Sequence[int]
+        if isinstance(places, range):
+            numbers = range(self.first + places.start, self.first + places.stop)
+            bodies, inputs = self.bodies[places.start : places.stop], self.inputs[places.start : places.stop]
+        else:
+            numbers, bodies = [self.first + at for at in places], [self.bodies[at] for at in places]
+            inputs = [self.inputs[at] for at in places] if self.inputs else []
+        lines = (self._wire * len(numbers)) % tuple(_flat(zip(numbers, bodies, strict=True)))
+        return Heap(
+            numbers, lines, sum(inputs) if inputs else len(numbers), lambda at: self._wire % (numbers[at], bodies[at])
+        )
+
+    def joints(self, begin: int, end: int, shards: dict[str, int]) -> bytes:
+        """Return the joints of some of the requests.
+
+        :param shards: the number of the shard that those of a model went to.
+        """
+        numbers = range(self.first + begin, self.first + end)
+        rows = numbers if self._several == 1 else [number // self._several for number in numbers]
+        went = [shards[model] for model in self.models[begin:end]] if len(shards) > 1 else repeat(*shards.values())
+        parts = zip(went, rows, self.identities[begin:end], self.columns[begin:end], strict=False)
+        return (_JOINT * (end - begin)) % tuple(_flat(parts))
 
 
 class ChunkMaker:
@@ -57,83 +132,76 @@ class ChunkMaker:
         self._builder = builder
         self._limits = limits
         url = orjson.dumps(builder.url).replace(b"%", b"%%")
-        self._head = b'{"custom_id":"r%%d","method":"POST","url":%b,"body":%%b}\n' % url
+        self._wire = b'{"custom_id":"r%%d","method":"POST","url":%b,"body":%%b}\n' % url
         self._embeds = builder.endpoint.endswith("/embeddings")
+        self._several = len(builder.models) or 1
 
-    def chunk(self, first: int, block: Rows) -> Chunk:
+    def chunk(self, row: int, block: Rows) -> Chunk:
         """Make the requests of a block of rows.
 
-        :param first: the number of its first row, from 0. Requests have the numbers of their rows; with several models
+        :param row: the number of its first row, from 0. Requests have the numbers of their rows; with several models
             they are counted on, row by row.
         """
-        made = Chunk()
-        request, several, head, most, dumps = (
-            self._builder.request,
-            self._builder.models,
-            self._head,
-            self._limits.bytes,
-            orjson.dumps,
-        )
-        lines, models, identities, columns, ids = (
-            made.lines,
-            made.models,
-            made.identities,
-            made.columns,
-            made.custom_ids,
-        )
-        for row, data in enumerate(block.records, first):
+        made = Chunk(row * self._several, self._wire, self._several)
+        request, dumps, embeds = self._builder.request, orjson.dumps, self._embeds
+        # No request is surely small enough where each is several.
+        surely = 0 if self._builder.models else self._limits.bytes - len(self._wire) - _DIGITS
+        bodies, models, identities, columns = made.bodies, made.models, made.identities, made.columns
+        for number, data in enumerate(block.records, row):
             try:
                 custom_id, body, shown = request(data)
-                if several or self._embeds:
-                    self._add(made, row, custom_id, body, shown)
-                    continue
                 try:
-                    identity = dumps(custom_id) if custom_id else b'"r%d"' % row
+                    identity = dumps(custom_id) if custom_id else b'"r%d"' % number
                     column = dumps(shown) if shown else b"{}"
-                    line = head % (row, dumps(body))
+                    encoded = dumps(body)
                 except _NO_JSON:
-                    self._add(made, row, custom_id, body, shown)
+                    self._add(made, number, custom_id, body, shown)
                     continue
-                if len(line) > most:
-                    self._check_size(line, 1)
+                if len(encoded) > surely:
+                    self._add(made, number, custom_id, body, shown)
+                    continue
+                if embeds:
+                    made.inputs.append(self._count(body))
             except RowError as error:
-                where = place(block.path, block.line + row - first)
+                where = place(block.path, block.line + number - row)
                 made.problems.append(Problem(where, error.field, str(error)))
                 continue
             if custom_id is not None:
-                ids.append(custom_id)
+                made.custom_ids.append(custom_id)
+            bodies.append(encoded)
+            models.append(body["model"])
             identities.append(identity)
             columns.append(column)
-            lines.append(line)
-            models.append(body["model"])
         return made
 
     def _add(self, made: Chunk, row: int, custom_id: str | None, body: dict[str, Any], shown: dict[str, Any]) -> None:
-        """Add a row's requests to a chunk: one for each model, of inputs to be counted, or of values that need a form.
+        """Add a row's requests to a chunk, whatever they are.
 
-        :raises RowError: a value has none, or a request is more than a batch may hold.
+        :raises RowError: a value has no form in JSON, or a request is more than a batch may hold.
         """
         identity = _encode("custom_id", custom_id) if custom_id else b'"r%d"' % row
         column = _encode("", shown) if shown else b"{}"
-        inputs = count_inputs(body, self._builder.endpoint)
+        inputs = self._count(body)
         if custom_id is not None:
             made.custom_ids.append(custom_id)
-        bodies = [{**body, "model": model} for model in self._builder.models] or [body]
-        for number, one in enumerate(bodies, row * len(bodies)):
-            line = self._head % (number, _encode("body", one))
-            self._check_size(line, inputs)
-            made.lines.append(line)
-            made.models.append(one["model"])
-            if self._embeds:
-                made.inputs.append(inputs)
+        for model in self._builder.models or (body["model"],):
+            one = {**body, "model": model}
+            encoded = _encode("body", one)
+            size = len(self._wire % (row, encoded))
+            if size > self._limits.bytes:
+                raise RowError("", f"its request has {size:,} bytes; a batch takes {self._limits.bytes:,}")
+            made.bodies.append(encoded)
+            made.models.append(model)
             made.identities.append(identity)
             made.columns.append(column)
+            if self._embeds:
+                made.inputs.append(inputs)
 
-    def _check_size(self, line: bytes, inputs: int) -> None:
-        if len(line) > self._limits.bytes:
-            raise RowError("", f"its request has {len(line):,} bytes; a batch takes {self._limits.bytes:,}")
+    def _count(self, body: dict[str, Any]) -> int:
+        inputs = count_inputs(body, self._builder.endpoint)
         if inputs > self._limits.requests:
             raise RowError("input", f"{inputs:,} inputs; a batch takes {self._limits.requests:,}")
+        return inputs
 
 
 def _encode(name: str, value: Any) -> bytes:

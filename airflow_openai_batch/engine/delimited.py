@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
-AT_ONCE = 256
-"""Rows that are taken together."""
-
 LONGEST_FIELD = 1 << 25
 """Characters that a field may have. A quote that is left open would else read the rest of the file as one field."""
 
@@ -34,21 +31,15 @@ class HeaderError(ValueError):
 
 
 class _Text:
-    """Lines of a file as text.
-
-    :ivar trouble: what was wrong with the encoding since it was last looked at.
-    :ivar read: bytes read so far.
-    """
+    """Lines of a file as text; ``trouble`` is what was wrong with the encoding since it was last looked at."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.trouble = ""
-        self.read = 0
 
     def __iter__(self) -> Iterator[str]:
         first = True
         for line in iter(partial(self._file.readline, LONGEST), b""):
-            self.read += len(line)
             if len(line) >= LONGEST:
                 raise OSError(f"a line has more than {LONGEST:,} bytes, which is all a batch takes")
             if first:
@@ -95,7 +86,7 @@ def read_delimited(
     if differs:
         yield Problem(path, "", differs)
         return
-    yield from in_blocks(path, _records(path, reader, text, names, rest), AT_ONCE, lambda: text.read)
+    yield from in_blocks(path, _records(path, reader, text, names, rest))
 
 
 def _records(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from itertools import count
 from typing import TYPE_CHECKING
 
 import orjson
@@ -41,8 +40,6 @@ JOINTS = "_job/rows"
 
 MAX_SOURCE_SPANS = 10_000
 """Jumps in line numbers that are kept for messages about a row's place."""
-
-_JOINT = b'{"shard":%d,"row":%d,"custom_id":%b,"input":%b}\n'
 
 
 class OvertakenError(Exception):
@@ -131,38 +128,30 @@ class Planner:
             ids = self._ids
             for key in map(hash, chunk.custom_ids):
                 ids[key & 255].append(key)
-            if not self._count:
+            if not self._count and chunk.models:
                 # Nothing will come of a plan with a problem; what is left to do then is to find all that is wrong.
-                self._assign(number, chunk)
-                number += len(chunk.lines)
+                self._assign(chunk, 0, len(chunk.models))
+                number += len(chunk.models)
             rows += len(records)
             progress.add(len(records), source.fraction)
         return number
 
-    def _assign(self, number: int, chunk: Chunk) -> None:
-        """Write requests to the shards of their models, and their joints.
-
-        :param number: that of the first of them.
-        """
-        models, begin, total = chunk.models, 0, len(chunk.models)
-        mixed = total > 0 and models.count(models[0]) < total
-        while begin < total:
-            model, end, writer = models[begin], total, self._open.get(models[begin])
-            if mixed:
-                end = next((at for at in range(begin, total) if models[at] != model), total)
-            taken = writer.take(number + begin, chunk.lines[begin:end], chunk.inputs[begin:end]) if writer else 0
-            if writer is None or not taken:
-                self._next_shard(number + begin, model)
-                continue
-            self._join(writer.number, number + begin, chunk, slice(begin, begin + taken))
-            begin += taken
-
-    def _join(self, shard: int, number: int, chunk: Chunk, part: slice) -> None:
-        if self._joint is None:
-            self._joint = self._sink(f"{JOINTS}/{len(self._parts):05d}.jsonl")
-        several = len(self._builder.models) or 1
-        joints = zip(count(number), chunk.identities[part], chunk.columns[part], strict=False)
-        self._joint.write([_JOINT % (shard, at // several, identity, columns) for at, identity, columns in joints])
+    def _assign(self, chunk: Chunk, begin: int, end: int) -> None:
+        """Write some of a chunk's requests to the shards of their models, and their joints, as if one by one."""
+        open_, heaps = self._open, chunk.heaps(begin, end)
+        if all(model in open_ and open_[model].has_room(heap) for model, heap in heaps.items()):
+            for model, heap in heaps.items():
+                open_[model].take(heap)
+            if self._joint is None:
+                self._joint = self._sink(f"{JOINTS}/{len(self._parts):05d}.jsonl")
+            self._joint.write(chunk.joints(begin, end, {model: open_[model].number for model in heaps}))
+        elif end - begin > 1:
+            middle = (begin + end) // 2
+            self._assign(chunk, begin, middle)
+            self._assign(chunk, middle, end)
+        else:
+            self._next_shard(chunk.first + begin, chunk.models[begin])
+            self._assign(chunk, begin, end)
 
     def _sink(self, name: str) -> Sink:
         self._written.append(name)

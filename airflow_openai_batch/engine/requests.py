@@ -158,8 +158,7 @@ class RequestBuilder:
         :return: with several models the body names none.
         :raises RowError: the row can't be sent.
         """
-        body = data.get("body")
-        custom_id = data.get("custom_id")
+        body, custom_id, columns = data.get("body"), data.get("custom_id"), _NONE
         if (
             type(body) is dict
             and type(custom_id) is str
@@ -167,7 +166,6 @@ class RequestBuilder:
             and data.get("method") == "POST"
             and data.get("url") == self.endpoint
         ):
-            columns = _NONE
             if len(data) > len(_READY_MADE) or "model" not in body:
                 body, columns = self._ready_made(data, body)
         elif ("body" in data or "method" in data) and is_ready_made(data, templated=self._templated):
@@ -175,17 +173,21 @@ class RequestBuilder:
             body, columns = self._ready_made(data, data["body"])
         else:
             body, columns = self._from_row(data), data
+            if custom_id is not None and type(custom_id) is not str:
+                custom_id = _scalar_id(custom_id)
         if self._images is not None:
             columns = self._images.shown(columns)
-        self._check(body)
-        if custom_id is not None and type(custom_id) is not str:
-            custom_id = _scalar_id(custom_id)
+        messages = body.get("messages")
+        if self._is_chat and type(messages) is list and messages and "stream" not in body:
+            for message in messages:
+                if type(message) is not dict or type(message.get("role")) is not str:
+                    self._check(body)
+                    break
+        else:
+            self._check(body)
         model = body.get("model")
-        if self.models:
-            if "model" in body:
-                raise RowError("model", "the row names its own model, and model= names several: drop one of both")
-        elif type(model) is not str or not model:
-            raise RowError("model", "no model: give model=, or a model in each row")
+        if type(model) is not str or not model or self.models:
+            self._check_model(body)
         return custom_id, body, columns
 
     def _ready_made(self, data: dict[str, Any], body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -262,18 +264,14 @@ class RequestBuilder:
         there = ", ".join(map(str, data))[:300] or "none"
         raise RowError("prompt", f"no prompt= template and no column {wanted}; columns are: {there}")
 
-    def _check(self, body: dict[str, Any]) -> None:
-        if self._is_chat and "stream" not in body:
-            messages = body.get("messages")
-            if type(messages) is list and messages:
-                for message in messages:
-                    if type(message) is not dict or type(message.get("role")) is not str:
-                        break
-                else:
-                    return
-        self._check_all(body)
+    def _check_model(self, body: dict[str, Any]) -> None:
+        """Find what is wrong with a model that isn't the one of the row."""
+        if not self.models:
+            raise RowError("model", "no model: give model=, or a model in each row")
+        if "model" in body:
+            raise RowError("model", "the row names its own model, and model= names several: drop one of both")
 
-    def _check_all(self, body: dict[str, Any]) -> None:
+    def _check(self, body: dict[str, Any]) -> None:
         """Find what is wrong, if anything is."""
         if body.get("stream"):
             raise RowError("body.stream", "streaming isn't supported in batches")

@@ -90,10 +90,14 @@ class Tally:
         if self.rows >= self.due and request is not None:
             self.count(self.rows, size, request)
 
-    def weigh(self, rows: int, size: int) -> None:
-        """Take many requests at once, of ``size`` bytes in all; those that are due are given to :meth:`count`."""
+    def take(self, rows: int, size: int, line: Callable[[int], bytes]) -> None:
+        """Take many requests at once, of ``size`` bytes in all; ``line`` gives the one at a place among them."""
+        before = self.rows
         self.rows += rows
         self.bytes += size
+        while self.due <= self.rows:
+            due = line(self.due - before - 1)
+            self.count(self.due, len(due), due)
 
     def count(self, row: int, size: int, request: bytes | Mapping[str, Any]) -> None:
         """Count one request that is due.

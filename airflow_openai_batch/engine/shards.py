@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import repeat
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from airflow_openai_batch.engine.behind import WriteBehind
+from airflow_openai_batch.engine.chunks import Heap
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.models import Range, Shard
 from airflow_openai_batch.engine.requests import BYTES_PER_TOKEN, MAX_BYTES, MAX_REQUESTS
@@ -71,10 +71,10 @@ class Sink:
         self._behind: WriteBehind | None = None
         self.bytes = 0
 
-    def write(self, lines: list[bytes]) -> None:
+    def write(self, lines: bytes) -> None:
         """Append lines."""
-        self._lines += lines
-        self.bytes += sum(map(len, lines))
+        self._lines.append(lines)
+        self.bytes += len(lines)
         if self.bytes >= self._due:
             self._flush()
 
@@ -113,7 +113,7 @@ class Sink:
 
 
 class ShardWriter(Sink):
-    """Writes one shard; ``close`` publishes it and says what is in it.
+    """Writes one shard; ``close`` publishes it and says what is in it. Rows come in ascending order.
 
     :param limits: what it may hold; None for whatever comes.
     :param tally: weighs its requests, and counts some of them.
@@ -141,60 +141,35 @@ class ShardWriter(Sink):
         self.number = number
 
     def add(self, row: int, line: bytes, inputs: int) -> bool:
-        """Append the request of a row; rows come in ascending order.
+        """Append the request of a row.
 
         :return: whether there was room for it; there always is for the first.
         """
-        return self.take(row, [line], [inputs]) == 1
+        heap = Heap((row,), line, inputs, lambda _: line)
+        if not self.has_room(heap):
+            return False
+        self.take(heap)
+        return True
 
-    def take(self, row: int, lines: list[bytes], inputs: list[int]) -> int:
-        """Append the requests of consecutive rows, as many as there is room for.
+    def has_room(self, heap: Heap) -> bool:
+        """Whether there is room for all of some requests; there always is for the first."""
+        full = self.bytes + len(heap.lines) > self._room or self._inputs + heap.inputs > self._requests
+        return not full or (not self._rows and len(heap.numbers) == 1)
 
-        :param row: the first of them; rows come in ascending order.
-        :param inputs: how much of the batch's count each takes up; empty: one each.
-        :return: how many there was room for; there always is for the first of a shard.
-        """
-        count = len(lines)
-        size, taken = sum(map(len, lines)), sum(inputs) if inputs else count
-        if self.bytes + size > self._room or self._inputs + taken > self._requests:
-            count, size, taken = self._room_for(lines, inputs)
-            if not count:
-                return 0
-            lines = lines[:count]
-        self._lines += lines
-        self._inputs += taken
-        self._rows += count
-        self.bytes += size
-        if row != self._last + 1 or self._first < 0:
-            self._begin_run(row)
-        self._last = row + count - 1
-        if self.bytes >= self._due:
-            self._flush()
-        return count
-
-    def _room_for(self, lines: list[bytes], inputs: list[int]) -> tuple[int, int, int]:
-        """Return for how many lines there is room, their bytes, and how much of the count they take up."""
-        count = size = taken = 0
-        for line, more in zip(lines, inputs or repeat(1), strict=False):
-            full = self.bytes + size + len(line) > self._room or self._inputs + taken + more > self._requests
-            if full and (self._rows or count):
-                break
-            count, size, taken = count + 1, size + len(line), taken + more
-        return count, size, taken
-
-    def _flush(self) -> None:
-        self._weigh()
-        super()._flush()
-
-    def _weigh(self) -> None:
-        tally, lines = self._tally, self._lines
-        if tally is None:
-            return
-        before = tally.rows
-        tally.weigh(len(lines), sum(map(len, lines)))
-        while tally.due <= tally.rows:
-            line = lines[tally.due - before - 1]
-            tally.count(tally.due, len(line), line)
+    def take(self, heap: Heap) -> None:
+        """Append requests."""
+        numbers = heap.numbers
+        together = numbers[-1] - numbers[0] == len(numbers) - 1
+        for first in numbers[:1] if together else numbers:
+            if first != self._last + 1 or self._first < 0:
+                self._begin_run(first)
+            self._last = first
+        self._last = numbers[-1]
+        self._rows += len(numbers)
+        self._inputs += heap.inputs
+        if self._tally is not None:
+            self._tally.take(len(numbers), len(heap.lines), heap.line)
+        self.write(heap.lines)
 
     def _begin_run(self, row: int) -> None:
         self._end_run()
@@ -211,7 +186,6 @@ class ShardWriter(Sink):
     def close(self) -> Shard:
         """Publish the file."""
         self._end_run()
-        self._weigh()
         digest = self.publish()
         return replace(
             self._shard,

@@ -59,10 +59,10 @@ class Rows(NamedTuple):
 
 
 BLOCK = 1 << 16
-"""Bytes of a file whose rows are taken together: few enough to be in the core's cache when they are."""
+"""Bytes of rows that are taken together, about: few enough to be in the core's cache."""
 
-AT_ONCE = 8
-"""Rows of a user's generator that are taken together: each may be large."""
+_RECORD, _SCALAR = 240, 16
+"""Bytes that an object and a number take up in Python, about."""
 
 
 def kind_of(name: str) -> str | None:
@@ -162,37 +162,31 @@ class IterableSource(Source):
             return
         self._inference, self._read = Inference(), 0
         self._total = len(given) if isinstance(given, (list, tuple)) else 0
-        for block in in_blocks("", _flat(given), AT_ONCE):
+        for block in in_blocks("", _flat(given)):
             if isinstance(block, Problem):
                 self._read += 1
             else:
                 self._read += len(block.records)
-                for record in block.records:
-                    self._inference.see(record)
+                self._inference.see(block.records)
             yield block
 
 
-def in_blocks(
-    path: str, found: Iterable[dict[str, Any] | Problem], most: int, position: Callable[[], int] = lambda: 0
-) -> Iterator[Rows | Problem]:
-    """Yield records some at a time; each of them, and each problem, is a row.
-
-    :param most: records that are taken together.
-    :param position: bytes read so far; more than ``BLOCK`` of them aren't taken together.
-    """
-    some, begun = Rows(path, 1, []), position()
+def in_blocks(path: str, found: Iterable[dict[str, Any] | Problem]) -> Iterator[Rows | Problem]:
+    """Yield records some at a time; each of them, and each problem, is a row."""
+    some, left = Rows(path, 1, []), BLOCK
     try:
         for record in found:
             if isinstance(record, Problem):
                 if some.records:
                     yield some
                 yield record
-                some = Rows(path, some.line + len(some.records) + 1, [])
+                some, left = Rows(path, some.line + len(some.records) + 1, []), BLOCK
                 continue
             some.records.append(record)
-            if len(some.records) >= most or position() - begun >= BLOCK:
+            left -= _size(record)
+            if left <= 0:
                 yield some
-                some, begun = Rows(path, some.line + len(some.records), []), position()
+                some, left = Rows(path, some.line + len(some.records), []), BLOCK
     except Exception:
         # What was read before is looked at first: it may be wrong too.
         if some.records:
@@ -202,6 +196,15 @@ def in_blocks(
         yield some
 
 
+def _size(value: Any) -> int:
+    """Return about how many bytes a value has as JSON."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, dict):
+        return _RECORD + sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else _SCALAR
+
+
 def _flat(given: Iterable[Any]) -> Iterator[dict[str, Any] | Problem]:
     """Make records of values; a value that is a table itself (a chunk of a large one) gives all of its own."""
     number = 0
@@ -209,7 +212,7 @@ def _flat(given: Iterable[Any]) -> Iterator[dict[str, Any] | Problem]:
         table = None if type(value) in {dict, str} else as_source(value)
         if table is None:
             number += 1
-            yield as_record("", number, value)
+            yield value if type(value) is dict else as_record("", number, value)
             continue
         for row in table.rows():
             number += 1

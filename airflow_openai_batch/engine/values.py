@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _NATIVE = frozenset({str, int, float, bool, type(None)})
 """Types of values that JSON has a form of its own for."""
@@ -250,13 +250,14 @@ class Inference:
         self._types: dict[str, Any] = {}
         self._given_up = False
 
-    def see(self, row: dict[str, Any]) -> None:
-        """Take a row into account."""
-        if self._given_up:
-            return
-        self._rows.append(row)
-        if len(self._rows) >= self._at_once:
-            self._take()
+    def see(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Take rows into account."""
+        for row in rows:
+            if self._given_up:
+                return
+            self._rows.append(row)
+            if len(self._rows) >= self._at_once:
+                self._take()
 
     def schema(self) -> Any | None:
         """Return the Arrow schema of the rows so far; None where they have none, or where JSON has all their types."""

@@ -67,8 +67,7 @@ class SqlSource(Source):
                     dict(zip(names, values.values() if isinstance(values, Mapping) else values, strict=True))
                     for values in rows
                 ]
-                for record in records:
-                    self._inference.see(record)
+                self._inference.see(records)
                 yield Rows("", number, records)
                 number += len(records)
                 rows = cursor.fetchmany(AT_ONCE)

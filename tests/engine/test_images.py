@@ -46,8 +46,8 @@ def build(row, **spec):
     made = ChunkMaker(RequestBuilder(RequestSpec(**given)), Limits()).chunk(0, Rows("", 1, [row]))
     for problem in made.problems:
         raise RowError(problem.field, problem.message)
-    (line,), (columns,) = made.lines, made.columns
-    return json.loads(line)["body"], json.loads(columns)
+    (body,), (columns,) = made.bodies, made.columns
+    return json.loads(body), json.loads(columns)
 
 
 def urls(row, **spec):
@@ -323,7 +323,7 @@ def test_images_of_tables_are_sent_as_those_of_rows():
 
 def test_every_model_gets_the_images():
     builder = RequestBuilder(RequestSpec(prompt="?", model=["a", "b"], image_columns=["image"]))
-    lines = ChunkMaker(builder, Limits()).chunk(0, Rows("", 1, [{"image": URL}])).lines
-    bodies = [json.loads(line)["body"] for line in lines]
+    made = ChunkMaker(builder, Limits()).chunk(0, Rows("", 1, [{"image": URL}]))
+    bodies = [json.loads(body) for body in made.bodies]
     assert [body["model"] for body in bodies] == ["a", "b"]
     assert [body["messages"][0]["content"][1]["image_url"]["url"] for body in bodies] == [URL] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from airflow_openai_batch.engine.planner import JOINTS, Planner
@@ -248,3 +249,24 @@ def test_a_later_round_is_split_like_the_first(store):
     plan = make(store, prompts(6))
     later = repack(store, 1, [(plan.shards[0], set(range(5)))], Limits(2, 10_000), lambda line: measure(line, ""))
     assert [shard.spans for shard in later] == [((0, 1),), ((2, 3),), ((4, 4),)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 83, 256])
+def test_blocks_are_cut_wherever_a_shard_is_full(store, size):
+    """Rows come in blocks; each shard has as many as fit, as if they came one by one."""
+    rows = [{"prompt": "x" * (n * 7 % 31)} for n in range(1_000)]
+    (whole,) = make(Store.at(f"{store.url}-whole"), rows).shards
+    sent = Store.at(f"{store.url}-whole").read(f"{SHARDS}/{whole.name}").splitlines(keepends=True)
+    limit = 300 + size * 97
+    wanted, room = [[]], limit
+    for number, line in enumerate(sent):
+        if len(line) > room:
+            wanted.append([])
+            room = limit
+        wanted[-1].append(number)
+        room -= len(line)
+    table = pa.table({"prompt": [row["prompt"] for row in rows]})
+    plan = make(store, table, size=limit)
+    assert rows_of(store, plan) == wanted
+    assert b"".join(store.read(f"{SHARDS}/{shard.name}") for shard in plan.shards) == b"".join(sent)
+    assert [(part.first, part.rows) for part in plan.parts] == [(some[0], len(some)) for some in wanted]

@@ -34,8 +34,10 @@ def build(data, number=0, **spec):
 
 
 def raw_line(data, **spec):
-    (raw,) = build(data, **spec).lines
-    return raw
+    made = build(data, **spec)
+    (heap,) = made.heaps(0, len(made.bodies)).values()
+    assert len(heap.numbers) == 1
+    return heap.lines
 
 
 def line(data, **spec):
@@ -59,7 +61,7 @@ def ready(**fields):
 def refusal(data, **spec):
     made = build(data, **spec)
     (problem,) = made.problems
-    assert not made.lines
+    assert not made.bodies
     return f"{problem.field}: {problem.message}"
 
 
@@ -180,7 +182,7 @@ def test_streaming_is_refused_in_a_row():
 
 
 def test_stream_false_is_no_streaming():
-    assert build(ready(body={"stream": False, "messages": [{"role": "user"}]})).lines
+    assert build(ready(body={"stream": False, "messages": [{"role": "user"}]})).bodies
 
 
 def test_a_ready_made_request_is_taken_as_it_is():

@@ -93,16 +93,17 @@ def test_a_body_may_come_alone_or_in_its_line():
         assert sampler.measures()[0].input_tokens == 3
 
 
-def test_rows_may_be_weighed_in_heaps_and_counted_when_they_are_due():
+def test_rows_may_be_taken_in_heaps():
     """As a caller does that sums rows up anyway; it comes to the same."""
     lines = [line(n, "x" * (n % 37), max_tokens=5) for n in range(3_000)]
     singly, heaps = Tally("m", 20, counter), Tally("m", 20, counter)
     for one in lines:
         singly.add(len(one), one)
-    for number, one in enumerate(lines, 1):
-        if number >= heaps.due:
-            heaps.count(number, len(one), one)
-    heaps.weigh(len(lines), sum(map(len, lines)))
+    begin = 0
+    while begin < len(lines):
+        heap = lines[begin : begin + 1 + begin % 97]
+        heaps.take(len(heap), sum(map(len, heap)), heap.__getitem__)
+        begin += len(heap)
     assert heaps.measure() == singly.measure()
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from upath import UPath
 
 from airflow_openai_batch.engine.models import SourceSpan
-from airflow_openai_batch.engine.sources import AT_ONCE, Row, hash_rows, open_source, place_of
+from airflow_openai_batch.engine.sources import BLOCK, Row, hash_rows, open_source, place_of
 from airflow_openai_batch.exceptions import InputError, Problem
 
 
@@ -100,9 +100,9 @@ def test_prompts_and_plain_rows_have_no_schema():
 
 
 def test_the_share_of_a_list_is_known_that_of_a_generator_is_not():
-    rows = [{"n": n} for n in range(4 * AT_ONCE)]
+    rows = [{"text": "x" * BLOCK} for _ in range(4)]
     source = open_source(rows)
-    assert [source.fraction() for _ in source.blocks()] == [0.25, 0.5, 0.75, 1]
+    assert [source.fraction() for _ in source.rows()] == [0.25, 0.5, 0.75, 1]
     source = open_source(iter(rows))
     assert {source.fraction() for _ in source.rows()} == {None}
 

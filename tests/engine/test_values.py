@@ -211,7 +211,7 @@ def test_text_that_isnt_utf_8_is_unreadable_and_spoils_no_other():
 def inferred(*rows, **options):
     inference = Inference(**options)
     for row in rows:
-        inference.see(row)
+        inference.see([row])
     return inference.schema()
 
 

@@ -55,6 +55,9 @@ MAX_WAIT = 600.0
 GIVE_UP = 16
 """Rows, one after the other, that got no answer at all within their tries: nobody is there."""
 
+LOOK_UP = 1.0
+"""Seconds after which the caller's thread looks up from its wait."""
+
 _CONNECT = 10.0
 _DOING = "Asking for an answer"
 _BYTES_PER_TOKEN = 4
@@ -161,7 +164,9 @@ class _Asker:
         It is forgotten after it was taken: a signal in between makes a double of it, which is none the worse.
         """
         if not self._closed:
-            self._arrived.acquire()
+            # A signal that comes just before the wait is seen when it ends.
+            while not self._arrived.acquire(timeout=LOOK_UP):
+                pass
         line, error = self.came[0]
         if line is not None:
             try:

@@ -27,13 +27,12 @@ _NO_JSON = (TypeError, ValueError, RecursionError)
 _DIGITS = 20
 """More than a request's number has."""
 
-
 _JOINT = b'{"shard":%d,"row":%d,"custom_id":%b,"input":%b}\n'
 
 _flat = chain.from_iterable
 
 
-class Heap(NamedTuple):
+class Portion(NamedTuple):
     """Requests for one shard.
 
     :param numbers: theirs, ascending.
@@ -86,17 +85,17 @@ class Chunk:
         self.custom_ids: list[str] = []
         self.problems: list[Problem] = []
 
-    def heaps(self, begin: int, end: int) -> dict[str, Heap]:
+    def portions(self, begin: int, end: int) -> dict[str, Portion]:
         """Return some of the requests by model."""
         models = self.models
         if models.count(models[begin]) == len(models):
-            return {models[begin]: self._heap(range(begin, end))}
+            return {models[begin]: self._portion(range(begin, end))}
         places: dict[str, list[int]] = {}
         for at in range(begin, end):
             places.setdefault(models[at], []).append(at)
-        return {model: self._heap(some) for model, some in places.items()}
+        return {model: self._portion(some) for model, some in places.items()}
 
-    def _heap(self, places: range | list[int]) -> Heap:
+    def _portion(self, places: range | list[int]) -> Portion:
         numbers: Sequence[int]
         if isinstance(places, range):
             numbers = range(self.first + places.start, self.first + places.stop)
@@ -105,7 +104,7 @@ class Chunk:
             numbers, bodies = [self.first + at for at in places], [self.bodies[at] for at in places]
             inputs = [self.inputs[at] for at in places] if self.inputs else []
         lines = (self._wire * len(numbers)) % tuple(_flat(zip(numbers, bodies, strict=True)))
-        return Heap(
+        return Portion(
             numbers, lines, sum(inputs) if inputs else len(numbers), lambda at: self._wire % (numbers[at], bodies[at])
         )
 
@@ -184,10 +183,9 @@ class ChunkMaker:
         inputs = self._count(body)
         if custom_id is not None:
             made.custom_ids.append(custom_id)
-        for model in self._builder.models or (body["model"],):
-            one = {**body, "model": model}
-            encoded = _encode("body", one)
-            size = len(self._wire % (row, encoded))
+        for number, model in enumerate(self._builder.models or (body["model"],), row * self._several):
+            encoded = _encode("body", {**body, "model": model})
+            size = len(self._wire % (number, encoded))
             if size > self._limits.bytes:
                 raise RowError("", f"its request has {size:,} bytes; a batch takes {self._limits.bytes:,}")
             made.bodies.append(encoded)

@@ -128,8 +128,8 @@ class Planner:
             ids = self._ids
             for key in map(hash, chunk.custom_ids):
                 ids[key & 255].append(key)
+            # Nothing comes of a plan with a problem; what is left to do then is to find all of them.
             if not self._count and chunk.models:
-                # Nothing will come of a plan with a problem; what is left to do then is to find all that is wrong.
                 self._assign(chunk, 0, len(chunk.models))
                 number += len(chunk.models)
             rows += len(records)
@@ -138,13 +138,13 @@ class Planner:
 
     def _assign(self, chunk: Chunk, begin: int, end: int) -> None:
         """Write some of a chunk's requests to the shards of their models, and their joints, as if one by one."""
-        open_, heaps = self._open, chunk.heaps(begin, end)
-        if all(model in open_ and open_[model].has_room(heap) for model, heap in heaps.items()):
-            for model, heap in heaps.items():
-                open_[model].take(heap)
+        open_, portions = self._open, chunk.portions(begin, end)
+        if all(model in open_ and open_[model].has_room(portion) for model, portion in portions.items()):
+            for model, portion in portions.items():
+                open_[model].take(portion)
             if self._joint is None:
                 self._joint = self._sink(f"{JOINTS}/{len(self._parts):05d}.jsonl")
-            self._joint.write(chunk.joints(begin, end, {model: open_[model].number for model in heaps}))
+            self._joint.write(chunk.joints(begin, end, {model: open_[model].number for model in portions}))
         elif end - begin > 1:
             middle = (begin + end) // 2
             self._assign(chunk, begin, middle)

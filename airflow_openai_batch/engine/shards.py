@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from airflow_openai_batch.engine.behind import WriteBehind
-from airflow_openai_batch.engine.chunks import Heap
+from airflow_openai_batch.engine.chunks import Portion
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.models import Range, Shard
 from airflow_openai_batch.engine.requests import BYTES_PER_TOKEN, MAX_BYTES, MAX_REQUESTS
@@ -145,20 +145,20 @@ class ShardWriter(Sink):
 
         :return: whether there was room for it; there always is for the first.
         """
-        heap = Heap((row,), line, inputs, lambda _: line)
-        if not self.has_room(heap):
+        portion = Portion((row,), line, inputs, lambda _: line)
+        if not self.has_room(portion):
             return False
-        self.take(heap)
+        self.take(portion)
         return True
 
-    def has_room(self, heap: Heap) -> bool:
+    def has_room(self, portion: Portion) -> bool:
         """Whether there is room for all of some requests; there always is for the first."""
-        full = self.bytes + len(heap.lines) > self._room or self._inputs + heap.inputs > self._requests
-        return not full or (not self._rows and len(heap.numbers) == 1)
+        full = self.bytes + len(portion.lines) > self._room or self._inputs + portion.inputs > self._requests
+        return not full or (not self._rows and len(portion.numbers) == 1)
 
-    def take(self, heap: Heap) -> None:
+    def take(self, portion: Portion) -> None:
         """Append requests."""
-        numbers = heap.numbers
+        numbers = portion.numbers
         together = numbers[-1] - numbers[0] == len(numbers) - 1
         for first in numbers[:1] if together else numbers:
             if first != self._last + 1 or self._first < 0:
@@ -166,10 +166,10 @@ class ShardWriter(Sink):
             self._last = first
         self._last = numbers[-1]
         self._rows += len(numbers)
-        self._inputs += heap.inputs
+        self._inputs += portion.inputs
         if self._tally is not None:
-            self._tally.take(len(numbers), len(heap.lines), heap.line)
-        self.write(heap.lines)
+            self._tally.take(len(numbers), len(portion.lines), portion.line)
+        self.write(portion.lines)
 
     def _begin_run(self, row: int) -> None:
         self._end_run()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -296,3 +298,22 @@ def write(tmp_path):
         return str(path)
 
     return write
+
+
+PROGRAMS = 3
+"""Programs that share the points of a kill out among themselves, each with an emulator: they mostly wait."""
+
+
+@pytest.fixture
+def apis():
+    """Emulators in other processes: the job's processes are killed, they aren't."""
+    command = [sys.executable, "-m", "airflow_openai_batch.emulator", "--port", "0"]
+    command += ["--oddity", "inline_create", "--validating", "0.02", "--in-progress", "0.05", "--finalizing", "0.02"]
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+            for _ in range(PROGRAMS)
+        ]
+        yield [process.stdout.readline().split()[-1] for process in started]
+        for process in started:
+            process.terminate()

@@ -35,9 +35,9 @@ def build(data, number=0, **spec):
 
 def raw_line(data, **spec):
     made = build(data, **spec)
-    (heap,) = made.heaps(0, len(made.bodies)).values()
-    assert len(heap.numbers) == 1
-    return heap.lines
+    (portion,) = made.portions(0, len(made.bodies)).values()
+    assert len(portion.numbers) == 1
+    return portion.lines
 
 
 def line(data, **spec):

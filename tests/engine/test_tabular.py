@@ -146,7 +146,9 @@ def test_the_schema_of_a_parquet_file_is_that_of_its_columns(write):
     assert source.schema().field("seen").type == pa.timestamp("us", "Europe/Berlin")
 
 
-@pytest.mark.parametrize("make", [lambda table: table, lambda table: table.to_reader(), pl.from_arrow], ids=str)
+@pytest.mark.parametrize(
+    "make", [lambda table: table, lambda table: table.to_reader(), pl.from_arrow], ids=["table", "reader", "polars"]
+)
 def test_the_schema_of_a_table_is_its_own(make):
     source = open_source(make(pa.table({"a": [1], "day": [date(2026, 1, 1)]})))
     assert source.schema() is None
@@ -204,7 +206,9 @@ def test_a_reader_is_read_once():
     assert source.listing() is None
 
 
-@pytest.mark.parametrize("make", [lambda table: table, lambda table: table.to_pandas(), pl.from_arrow], ids=str)
+@pytest.mark.parametrize(
+    "make", [lambda table: table, lambda table: table.to_pandas(), pl.from_arrow], ids=["table", "pandas", "polars"]
+)
 def test_frames_and_tables_are_read_again_and_known_by_their_contents(make):
     source = open_source(make(pa.table({"a": [1, 2], "b": ["x", None]})))
     assert list(source.rows()) == list(source.rows())

@@ -143,6 +143,21 @@ def test_odd_rows_have_one_schema_in_all_parts(land):
     assert (fourth["list"], fourth["huge"], len(fourth["prompt"])) == ([], "1", 300_000)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_spark_reads_them(land):
+    """Runs where PySpark and Java are; the suite doesn't install them, which are half a gigabyte."""
+    sql = pytest.importorskip("pyspark.sql")
+    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    spark = builder.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
+    manifest = land(ODD)
+    session = spark.getOrCreate()
+    try:
+        frame = session.read.parquet(f"file://{manifest['results']}").orderBy("row")
+        assert [row.asDict(recursive=True) for row in frame.collect()] == table(manifest).to_pylist()
+    finally:
+        session.stop()
+
+
 def test_every_reader_of_parquet_reads_them(land, fakes):
     files = f"{land(ODD)['results']}/*.parquet"
     expected = table({"files": sorted(map(str, fakes.out.glob("results/*.parquet")))})

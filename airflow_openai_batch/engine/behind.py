@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-MOST_BEHIND = 8
+MOST_BEHIND = 4
 """Pieces that may wait to be written; with those of a megabyte that the engine writes, as many megabytes."""
 
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 BUFFER = 1 << 20
 """Bytes read and written at a time."""
 
-BLOCK = 8 << 20
-"""Bytes that go to or come from an object store at a time. s3fs's own default is 50 MB, held in memory by each file."""
-
+BLOCK = 5 << 20
+"""Bytes that go to or come from an object store at a time: the least that S3 takes as a part of an upload, since each
+open file holds as many two or three times. s3fs's own default is 50 MB."""
 
 STEADY = 8 << 20
 """Bytes of a local file after which they are brought to the disk, by the thread that writes."""

@@ -7,13 +7,13 @@ from contextlib import closing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from airflow_openai_batch.engine.sources import Rows, Source
+from airflow_openai_batch.engine.sources import Rows, Source, in_blocks
 from airflow_openai_batch.engine.tabular import wrong_names
 from airflow_openai_batch.engine.values import Inference
 from airflow_openai_batch.exceptions import ConfigurationError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 AT_ONCE = 256
 """Rows fetched together: a row may hold long texts."""
@@ -61,16 +61,10 @@ class SqlSource(Source):
             if wrong:
                 yield Problem("sql", "", wrong)
                 return
-            number = 1
-            while rows:
-                records = [
-                    dict(zip(names, values.values() if isinstance(values, Mapping) else values, strict=True))
-                    for values in rows
-                ]
-                self._inference.see(records)
-                yield Rows("", number, records)
-                number += len(records)
-                rows = cursor.fetchmany(AT_ONCE)
+            for block in in_blocks("", _records(cursor, names, rows)):
+                if isinstance(block, Rows):
+                    self._inference.see(block.records)
+                yield block
 
     def _connect(self) -> Any:
         from airflow.providers.common.compat.sdk import BaseHook
@@ -80,6 +74,13 @@ class SqlSource(Source):
         if not isinstance(hook, DbApiHook):
             raise ConfigurationError(f"sql_conn_id: connection {self._conn_id!r} is for no SQL database")
         return hook.get_conn()
+
+
+def _records(cursor: Any, names: list[str], rows: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    while rows:
+        for values in rows:
+            yield dict(zip(names, values.values() if isinstance(values, Mapping) else values, strict=True))
+        rows = cursor.fetchmany(AT_ONCE)
 
 
 def stream_cursor(connection: Any) -> Any:

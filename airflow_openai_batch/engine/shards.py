@@ -24,11 +24,8 @@ SHARDS = "_job/shards"
 MAX_SPANS = 1_000
 """Ranges kept for a shard whose rows are scattered; past that the file itself tells which rows it holds."""
 
-PIECE = 1 << 18
-"""Bytes of lines gathered before they become one piece: few enough to be in the core's cache yet."""
-
-PIECES = 4
-"""Pieces handed to the thread that writes at once; it takes Python's lock from the planner each time."""
+PIECE = 1 << 20
+"""Bytes handed to the thread that writes at once; it takes Python's lock from the planner each time."""
 
 
 class _AbandonedError(Exception):
@@ -65,7 +62,6 @@ class Sink:
         self._stack = ExitStack()
         self._file: BinaryIO | None = self._stack.enter_context(store.publish(name)) if store else None
         self._lines: list[bytes] = []
-        self._pieces: list[bytes] = []
         self._due = PIECE
         self._digest = new_digest()
         self._behind: WriteBehind | None = None
@@ -79,14 +75,11 @@ class Sink:
             self._flush()
 
     def _flush(self) -> None:
-        self._pieces.append(b"".join(self._lines))
+        if self._behind is None:
+            self._behind = WriteBehind(self._take)
+        self._behind.write(b"".join(self._lines))
         self._lines.clear()
         self._due = self.bytes + PIECE
-        if len(self._pieces) >= PIECES:
-            if self._behind is None:
-                self._behind = WriteBehind(self._take)
-            self._behind.write(b"".join(self._pieces))
-            self._pieces.clear()
 
     def _take(self, piece: bytes) -> None:
         self._digest.update(piece)
@@ -95,7 +88,7 @@ class Sink:
 
     def publish(self) -> str:
         """Publish the file; return its digest."""
-        rest = b"".join((*self._pieces, *self._lines))
+        rest = b"".join(self._lines)
         if self._behind is None:
             self._take(rest)
         else:

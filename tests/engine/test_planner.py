@@ -270,3 +270,11 @@ def test_blocks_are_cut_wherever_a_shard_is_full(store, size):
     assert rows_of(store, plan) == wanted
     assert b"".join(store.read(f"{SHARDS}/{shard.name}") for shard in plan.shards) == b"".join(sent)
     assert [(part.first, part.rows) for part in plan.parts] == [(some[0], len(some)) for some in wanted]
+
+
+def test_a_value_within_itself_is_a_problem_of_its_row(store):
+    loop = {"prompt": "hi"}
+    loop["self"] = loop
+    told = str(problems([{"prompt": "a"}, loop, {"prompt": "b"}], store))
+    assert "1 problem" in told
+    assert "row 1: " in told

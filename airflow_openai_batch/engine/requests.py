@@ -1,4 +1,4 @@
-"""Row -> request: one line of a shard, and the line that joins its answer back to the row.
+"""Row -> request: its body, and the columns that the result shows; ``chunks`` makes lines of them.
 
 Everything that OpenAI would find wrong hours later and that can be told offline is found here, with the row's place.
 The wire's ``custom_id`` is ours (``r`` and the row's number): any id of the user's is legal that way, on any gateway,

@@ -19,7 +19,7 @@ from airflow_openai_batch.engine.models import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_GOOD_HTTP = range(200, 300)
+GOOD_HTTP = range(200, 300)
 
 RETRYABLE_HTTP = frozenset({0, 408, 409, 429})
 """Failures in passing, besides 5xx; 0 is what some servers say when nothing was called."""
@@ -50,16 +50,20 @@ Check = Callable[[Any], "str | None"]
 
 
 def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
-    """Yield each line's object with its ``custom_id``, or None where it has none or isn't JSON; skip empty lines."""
-    loads = orjson.loads
+    """Yield what :func:`parse_line` makes of each line; skip empty lines."""
     for line in lines:
-        try:
-            value = loads(line)
-        except orjson.JSONDecodeError:
-            if not line.strip():
-                continue
-            value = _read_anyway(line)
-        yield value if type(value) is dict and type(value.get("custom_id")) is str else None
+        value = parse_line(line)
+        if value is not None or line.strip():
+            yield value
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line's object with its ``custom_id``, or None where it has none, isn't JSON or is empty."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        value = _read_anyway(line)
+    return value if type(value) is dict and type(value.get("custom_id")) is str else None
 
 
 def _read_anyway(line: bytes) -> Any:
@@ -71,11 +75,6 @@ def _read_anyway(line: bytes) -> Any:
         return jsonlines.Reader((line,), loads=orjson.loads).read(allow_none=True)
     except jsonlines.InvalidLineError:
         return None
-
-
-def parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return what :func:`parse_lines` yields of one line; None where it is empty."""
-    return next(parse_lines((line,)), None)
 
 
 def read_line(value: dict[str, Any], check: Check | None) -> Answer:
@@ -94,7 +93,7 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
         body = _body(body)
     if not isinstance(status, int):
         status = _status(status)
-    if status not in _GOOD_HTTP:
+    if status not in GOOD_HTTP:
         return _failed(wire, status, _error_of(body))
     if not isinstance(body, dict):
         problem = {"code": "invalid_body", "message": "the answer's body isn't an object", "status_code": status}
@@ -109,7 +108,7 @@ def _status(status: Any) -> int:
 def _is_good(response: Any) -> bool:
     """Whether a line has an answer, which was paid for, whatever it has beside it."""
     status = response.get("status_code") if isinstance(response, dict) else None
-    return (status if isinstance(status, int) else _status(status)) in _GOOD_HTTP
+    return (status if isinstance(status, int) else _status(status)) in GOOD_HTTP
 
 
 def _not_run(wire: str, error: Any) -> Answer:
@@ -165,18 +164,8 @@ def _answered(wire: str, body: dict[str, Any], check: Check | None) -> Answer:
         elif check is not None and status == "succeeded" and (output is None or isinstance(output, str)):
             status, output, error = _structured(output, check)
     model = body.get("model")
-    return _made(
-        (
-            wire,
-            status,
-            status in {"invalid", "failed"},
-            output,
-            reason,
-            model if isinstance(model, str) else None,
-            usage_of(body.get("usage")),
-            error,
-        )
-    )
+    model = model if isinstance(model, str) else None
+    return _made((wire, status, status in _PASSING, output, reason, model, usage_of(body.get("usage")), error))
 
 
 def _structured(output: Any, check: Check) -> tuple[Status, Any, dict[str, Any] | None]:
@@ -192,8 +181,28 @@ def _structured(output: Any, check: Check) -> tuple[Status, Any, dict[str, Any] 
     return "succeeded", value, None
 
 
+def answered_by_text(
+    wire: str,
+    text: str | None,
+    reason: str | None,
+    model: str | None,
+    usage: dict[str, int] | None,
+    *,
+    check: Check | None,
+) -> Answer:
+    """Say what an answer of nothing but text means.
+
+    :param reason: as the endpoint spells why it ended.
+    """
+    status, output, error = FINISH.get(reason, "succeeded"), text, None
+    if check is not None and status == "succeeded":
+        status, output, error = _structured(text, check)
+    return _made((wire, status, status in _PASSING, output, reason, model, usage, error))
+
+
 _Reading = tuple[Status, Any, "str | None"]
-_FINISH: dict[str | None, Status] = {
+_PASSING = frozenset({"invalid", "failed"})
+FINISH: dict[str | None, Status] = {
     "length": "truncated",
     "content_filter": "filtered",
     "max_output_tokens": "truncated",
@@ -209,7 +218,7 @@ def _chat(body: dict[str, Any]) -> _Reading:
         return "refused", message["refusal"], reason
     content = message.get("content")
     output = message if content is None and message.get("tool_calls") else content
-    return _FINISH.get(reason, "succeeded"), output, reason
+    return FINISH.get(reason, "succeeded"), output, reason
 
 
 def _completion(body: dict[str, Any]) -> _Reading:
@@ -217,7 +226,7 @@ def _completion(body: dict[str, Any]) -> _Reading:
     if len(choices) > 1:
         return "succeeded", body, choices[0].get("finish_reason")
     reason = choices[0].get("finish_reason")
-    return _FINISH.get(reason, "succeeded"), choices[0]["text"], reason
+    return FINISH.get(reason, "succeeded"), choices[0]["text"], reason
 
 
 def _response(body: dict[str, Any]) -> _Reading:
@@ -232,7 +241,7 @@ def _response(body: dict[str, Any]) -> _Reading:
     output: Any = "".join(texts) if texts else None
     if state == "incomplete":
         reason = (body.get("incomplete_details") or {}).get("reason")
-        return _FINISH.get(reason, "truncated"), output, reason
+        return FINISH.get(reason, "truncated"), output, reason
     if output is None and body["output"]:
         output = body["output"]
     return "succeeded", output, state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_openai_batch.engine.answers import parse_lines, read_line
+from airflow_openai_batch.engine.quick import line_reader
 from airflow_openai_batch.engine.raws import raw_names
 from airflow_openai_batch.exceptions import CanaryError
 
@@ -51,8 +51,7 @@ def _examples(store: Store, attempts: Iterable[Attempt], check: Check | None) ->
     found = 0
     for name in (name for attempt in attempts for name in raw_names(attempt)):
         with store.open(name) as lines:
-            for value in parse_lines(lines):
-                answer = read_line(value, check) if value is not None else None
+            for answer in map(line_reader(check), lines):
                 if answer is None or answer.status not in BAD:
                     continue
                 error = answer.error or {}

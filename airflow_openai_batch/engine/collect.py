@@ -13,7 +13,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_openai_batch.engine.answers import Check, parse_line, parse_lines, read_line
+from airflow_openai_batch.engine.answers import Check, parse_line
 from airflow_openai_batch.engine.models import (
     Attempt,
     BatchIssue,
@@ -24,6 +24,7 @@ from airflow_openai_batch.engine.models import (
     Shard,
     Usage,
 )
+from airflow_openai_batch.engine.quick import line_reader
 from airflow_openai_batch.engine.raws import RAW
 from airflow_openai_batch.engine.requests import row_of
 from airflow_openai_batch.engine.results import absent
@@ -149,11 +150,13 @@ class Collector:
         return size
 
     def _scan(self, lines: BinaryIO, shard: Shard, count: _Count, seen: set[str]) -> None:
-        for value in parse_lines(lines):
-            if value is None:
-                count.noise["unreadable"] += 1
+        read = line_reader(self._check)
+        for line in lines:
+            answer = read(line)
+            if answer is None:
+                count.noise["unreadable"] += bool(line.strip())
                 continue
-            wire = value["custom_id"]
+            wire = answer.wire
             row: int | None = 0 if self._foreign else row_of(wire)
             if row is None or not (self._foreign or self._holds(shard, row)):
                 count.noise["unknown"] += 1
@@ -161,7 +164,6 @@ class Collector:
                 count.noise["duplicate"] += 1
             else:
                 seen.add(wire)
-                answer = read_line(value, self._check)
                 if answer.usage is not None:
                     count.add_usage(shard.model or answer.model or "", answer.usage)
                 count.answered += answer.status not in {"expired", "cancelled"}

@@ -187,11 +187,11 @@ class FileSource(Source):
             return read_lines(path, file, more)
         return read_delimited(path, file, "\t" if self._kind == "TSV" else ",", more, check)
 
-    def _stream(self, stack: ExitStack, entry: dict[str, Any], path: str) -> BinaryIO:
+    def _stream(self, stack: ExitStack, entry: dict[str, Any], path: str) -> io.BufferedReader:
         """Open a file for reading from the beginning to the end, unpacked."""
         stored = _Stored(stack.enter_context(self._fs.open(entry["name"], "rb")), path)
         self._position = stored.tell
-        file = io.BufferedReader(stored, BUFFER)
+        file: io.BufferedReader = io.BufferedReader(stored, BUFFER)
         if path.lower().endswith(".gz"):
             return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=file)), BUFFER)
         if path.lower().endswith(".zst"):

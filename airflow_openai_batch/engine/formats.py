@@ -101,18 +101,17 @@ class Lines:
     def writer(self, target: BinaryIO) -> Iterator[Write]:
         """Write one part."""
         pieces: list[bytes] = []
-        gathered = 0
+        gathered, dumps = 0, orjson.dumps
         with _compressed(target, self.suffix) as file, written_behind(file.write) as behind:
 
             def write(joint: bytes, tail: dict[str, Any], _size: int) -> None:
-                nonlocal gathered
-                line = b"{%b,%b\n" % (joint, orjson.dumps(tail)[1:])
-                pieces.append(line)
-                gathered += len(line)
+                nonlocal gathered, pieces
+                rest = dumps(tail)[1:]
+                pieces += (b"{", joint, b",", rest, b"\n")
+                gathered += len(joint) + len(rest)
                 if gathered >= _PIECE:
                     behind.write(b"".join(pieces))
-                    pieces.clear()
-                    gathered = 0
+                    pieces, gathered = [], 0
 
             yield write
             behind.write(b"".join(pieces))

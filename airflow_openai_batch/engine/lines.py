@@ -2,19 +2,24 @@ r"""JSON Lines: one object a line, ``b"\\n"`` alone ends it (U+2028 and its kin 
 
 from __future__ import annotations
 
-from functools import partial
+import io
 from typing import TYPE_CHECKING, Any
 
 import jsonlines
 import orjson
 
-from airflow_openai_batch.engine.sources import BLOCK, LONGEST, Rows, as_record, place
+from airflow_openai_batch.engine.sources import LONGEST, Rows, as_record, place
 from airflow_openai_batch.exceptions import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import BinaryIO
 
+
+BUFFER = 1 << 17
+"""Bytes read at a time: few enough to be in the core's cache."""
+
+_BLOCK = 1 << 15
+"""Bytes of lines parsed together, likewise."""
 
 _BLANK = object()
 
@@ -23,54 +28,93 @@ class TooLongError(OSError):
     """A line that can't be a row; what follows it isn't read."""
 
 
-def read_lines(  # noqa: C901 - one loop, for each of millions of rows
-    path: str, file: BinaryIO, more: dict[str, Any]
-) -> Iterator[Rows | Problem]:
+class _Bounded(io.RawIOBase):
+    """A file that ends where a line is too long or where reading breaks, so that what stands before is had first.
+
+    :ivar error: what reading broke with.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self._length = 0
+        self.error: Exception | None = None
+
+    def readable(self) -> bool:
+        """Whether it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; 0 at the end."""
+        if self._length >= LONGEST or self.error is not None:
+            return 0
+        try:
+            piece = self._file.read1(len(buffer))
+        except Exception as error:  # noqa: BLE001 - raised by whoever has read what stands before
+            self.error = error
+            return 0
+        end = piece.rfind(b"\n") + 1
+        self._length = len(piece) - end if end else self._length + len(piece)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def read_lines(path: str, file: io.BufferedReader, more: dict[str, Any]) -> Iterator[Rows | Problem]:
     """Parse lines, some at a time; blank ones are counted and left out.
 
     :param path: how messages name the file.
     :param more: columns that each row has besides its own.
     :raises OSError: the file ends where it shouldn't.
     """
-    loads = orjson.loads
-    first, left = 1, BLOCK
+    number, bounded = 1, _Bounded(file)
+    stream = io.BufferedReader(bounded, BUFFER)
+    while lines := stream.readlines(_BLOCK):
+        if bounded.error is not None and not lines[-1].endswith(b"\n"):
+            del lines[-1]
+        try:
+            records = list(map(orjson.loads, lines))
+        except orjson.JSONDecodeError:
+            records = []
+        if set(map(type, records)) == {dict} and max(map(len, lines)) < LONGEST:
+            yield _block(path, number, records, more)
+        else:
+            yield from _one_by_one(path, number, lines, more)
+        number += len(lines)
+    if isinstance(bounded.error, EOFError):
+        # gzip's word for a file that was cut.
+        raise OSError(f"line {number:,}: {bounded.error}") from bounded.error
+    if bounded.error is not None:
+        raise bounded.error
+
+
+def _one_by_one(path: str, number: int, lines: list[bytes], more: dict[str, Any]) -> Iterator[Rows | Problem]:
+    """Yield lines of which not all are records by themselves.
+
+    :param number: that of the first of them.
+    """
     records: list[dict[str, Any]] = []
-    try:
-        for line in iter(partial(file.readline, LONGEST), b""):
-            try:
-                value = loads(line)
-            except orjson.JSONDecodeError:
-                value = _read_anyway(path, first + len(records), line)
-            if type(value) is dict:
-                records.append(value)
-                left -= len(line)
-                if left > 0:
-                    continue
-            # The last of a block, or no record.
-            number = first + len(records)
-            if records:
-                yield _block(path, first, records, more)
-            first, left, records = number, BLOCK, []
-            _check_length(first, line)
-            if type(value) is not dict:
-                if value is not _BLANK:
-                    found = value if isinstance(value, Problem) else as_record(path, first, value)
-                    yield found if isinstance(found, Problem) else _block(path, first, [found], more)
-                first += 1
-    except Exception as error:
+    for at, line in enumerate(lines, number):
+        found = _record(path, at, line) if len(line) < LONGEST else _BLANK
+        if isinstance(found, dict):
+            records.append(found)
+            continue
         if records:
-            yield _block(path, first, records, more)
-        if isinstance(error, EOFError):
-            # gzip's word for a file that was cut.
-            raise OSError(f"line {first + len(records):,}: {error}") from error
-        raise
+            yield _block(path, at - len(records), records, more)
+            records = []
+        if len(line) >= LONGEST:
+            raise TooLongError(f"line {at:,} has more than {LONGEST:,} bytes, which is all a batch takes")
+        if isinstance(found, Problem):
+            yield found
     if records:
-        yield _block(path, first, records, more)
+        yield _block(path, number + len(lines) - len(records), records, more)
 
 
-def _check_length(number: int, line: bytes) -> None:
-    if len(line) >= LONGEST:
-        raise TooLongError(f"line {number:,} has more than {LONGEST:,} bytes, which is all a batch takes")
+def _record(path: str, number: int, line: bytes) -> dict[str, Any] | Problem | object:
+    """Return the record on a line, ``_BLANK``, or why there is none."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        value = _read_anyway(path, number, line)
+    return value if value is _BLANK or isinstance(value, Problem) else as_record(path, number, value)
 
 
 def _block(path: str, line: int, records: list[dict[str, Any]], more: dict[str, Any]) -> Rows:

@@ -15,11 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import orjson
-
-from airflow_openai_batch.engine.answers import parse_lines
+from airflow_openai_batch.engine.answers import Answer, parse_line
 from airflow_openai_batch.engine.nearby import Read, reader_of
 from airflow_openai_batch.engine.requests import row_of
 from airflow_openai_batch.exceptions import JournalError
@@ -41,7 +39,7 @@ _head = re.compile(rb'\{"id": ?"[^"\\]*", ?"custom_id": ?"r(0|[1-9][0-9]{0,17})"
 """Finds the row of a line as OpenAI writes them, without parsing it. Other lines are parsed."""
 
 
-Reader = Callable[[int, str], "dict[str, Any] | None"]
+Reader = Callable[[int, str], "Answer | None"]
 Head = Callable[[bytes], "re.Match[bytes] | None"]
 
 
@@ -162,16 +160,28 @@ class Raw:
 
     Of several lines with one id the first counts, as it did when they were collected.
 
-    ``value(row, wire)`` gives a row's line, parsed, None where there is none; ``size`` is its length then.
+    ``answer(row, wire)`` gives what a row's line says, None where there is none; ``size`` is its length then.
 
+    :param read: reads a line (:func:`quick.line_reader`).
     :param attempt: None where no batch ran: there is no line then.
     :param step: from a row of the shard to the next, as far as is known.
     :param foreign: the batch was made elsewhere: its wire ids are the user's own.
     """
 
-    def __init__(self, files: RawFiles, shard: Shard, attempt: Attempt | None, *, step: int, foreign: bool) -> None:
-        self.value: Reader = self._first_value
+    def __init__(
+        self,
+        files: RawFiles,
+        read: Callable[[bytes], Answer | None],
+        shard: Shard,
+        attempt: Attempt | None,
+        *,
+        step: int,
+        foreign: bool,
+    ) -> None:
+        self.answer: Reader = self._first_answer
         self.size = 0
+        self._start = 0
+        self._read = read
         self._source = files
         self._attempt = attempt
         self._shard = shard
@@ -186,17 +196,20 @@ class Raw:
         self._files: list[BinaryIO] = []
         self._reads: list[tuple[Read, int]] = []
         self._border = self._end = 0
-        self._line = b""
-        self._parse = parse_lines(iter(lambda: self._line, None)).__next__
 
     def fetch_ahead(self) -> None:
         """Begin to fetch what will soon be asked for."""
         if not self._opened and self._coming is None:
             self._coming = self._source.ahead(self._attempt)
 
-    def _first_value(self, row: int, wire: str) -> dict[str, Any] | None:
+    def line(self) -> bytes:
+        """Return the line of the row that was last asked for and had one."""
+        read, base = self._reads[-1] if self._start >= self._border else self._reads[0]
+        return read(self._start - base, self.size)
+
+    def _first_answer(self, row: int, wire: str) -> Answer | None:
         self._open()
-        return self.value(row, wire)
+        return self.answer(row, wire)
 
     def _reader(self, index: _Index) -> Reader:
         """Return the function that reads by an index.
@@ -206,39 +219,38 @@ class Raw:
         first, step, span, starts, lengths, others = (
             index.first, index.step, index.span, index.starts, index.lengths, index.others,
         )  # fmt: skip
-        reads, border, foreign, loads = self._reads, self._border, self._foreign, orjson.loads
+        reads, border, foreign, answer_of = self._reads, self._border, self._foreign, self._read
 
-        def value(row: int, wire: str) -> dict[str, Any] | None:
+        def answer(row: int, wire: str) -> Answer | None:
             place, odd = divmod(row - first, step)
             if not odd and 0 <= place < span and not foreign:
                 start, length = starts[place], lengths[place]
             else:
                 start, length = others.get(wire if foreign else row, (0, 0))
-            self.size = length
+            self._start, self.size = start, length
             if not length:
-                return self._read_all(row, wire)
+                return self._look_again(row, wire)
             read, base = reads[-1] if start >= border else reads[0]
-            try:
-                found: dict[str, Any] = loads(read(start - base, length))
-            except orjson.JSONDecodeError as error:
-                raise self._damaged(row, error) from error
-            return found if found["custom_id"] == wire else self._read_all(row, wire)
+            found = answer_of(read(start - base, length))
+            if found is None:
+                raise self._damaged(row)
+            return found if found.wire == wire else self._look_again(row, wire)
 
-        return value
+        return answer
 
-    def _damaged(self, row: int, error: Exception) -> JournalError:
+    def _damaged(self, row: int) -> JournalError:
         return JournalError(
-            f"{' or '.join(raw_names(self._attempt))} isn't as it was collected: the line of row {row:,} is damaged "
-            f"({error}). Restore the file and clear the task."
+            f"{' or '.join(raw_names(self._attempt))} isn't as it was collected: the line of row {row:,} is damaged. "
+            "Restore the file and clear the task."
         )
 
-    def _read_all(self, row: int, wire: str) -> dict[str, Any] | None:
+    def _look_again(self, row: int, wire: str) -> Answer | None:
         """Look for a row once more by what lines hold, where it was looked for by their heads alone."""
         if not self._by_head:
             return None
         self._by_head = False
-        self.value = self._reader(self._indexed())
-        return self.value(row, wire)
+        self.answer = self._reader(self._indexed())
+        return self.answer(row, wire)
 
     def _open(self) -> None:
         self._opened = True
@@ -250,7 +262,7 @@ class Raw:
             self._border = self._end
             self._reads.append((reader_of(file.fileno()), self._end))
             self._end += path.stat().st_size
-        self.value = self._reader(self._indexed())
+        self.answer = self._reader(self._indexed())
 
     def _indexed(self) -> _Index:
         index = _Index(self._shard, self._step)
@@ -260,10 +272,7 @@ class Raw:
         return index
 
     def _key(self, line: bytes) -> int | str | None:
-        if not line.strip():
-            return None
-        self._line = line
-        value = self._parse()
+        value = parse_line(line)
         if value is None:
             return None
         wire: str = value["custom_id"]
@@ -276,7 +285,7 @@ class Raw:
             coming.add_done_callback(_remove)
         self._stack.close()
         self._reads = []
-        self.value = self._first_value
+        self.answer = self._first_answer
 
 
 def _remove(coming: Future[_Copies]) -> None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from airflow_openai_batch.engine.answers import Answer, Check, read_line
+from airflow_openai_batch.engine.answers import Answer, Check
 from airflow_openai_batch.engine.behind import written_behind
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.formats import Loosened, open_format
 from airflow_openai_batch.engine.halves import root_of
 from airflow_openai_batch.engine.models import STATUSES, Attempt, EndRecord, Part, RowIssue, Shard, Sifting
 from airflow_openai_batch.engine.planner import JOINTS
+from airflow_openai_batch.engine.quick import line_reader
 from airflow_openai_batch.engine.raws import Raw, RawFiles
 from airflow_openai_batch.engine.sifted import Harvest, Sifted
 from airflow_openai_batch.exceptions import JournalError
@@ -109,6 +110,7 @@ class Landing:
         self._store = store
         self._state = state
         self._check = check
+        self._read = line_reader(check)
         self._foreign = foreign
         self._first: dict[int, list[_Run]] = {}
         self._later: list[_Run] = []
@@ -141,7 +143,7 @@ class Landing:
 
         def run(shard: Shard) -> _Run:
             attempt = self._state.ended(shard)
-            return _Run(Raw(files, shard, attempt, step=step, foreign=self._foreign), shard, attempt)
+            return _Run(Raw(files, self._read, shard, attempt, step=step, foreign=self._foreign), shard, attempt)
 
         self._first = {}
         sifting = self._state.record.sifting
@@ -154,12 +156,14 @@ class Landing:
         if sifting is not None:
             self._sifted = Sifted(self._store, sifting, self._check)
             nowhere = Shard(0, 0, 0, 0, "", 0, 0, (), 0, "")
-            self._nobody = _Run(Raw(files, nowhere, None, step=step, foreign=False), nowhere, None)
+            self._nobody = _Run(Raw(files, self._read, nowhere, None, step=step, foreign=False), nowhere, None)
             for root, model in enumerate(sifting.models):
                 # The canary's rows are few and known one by one; the others' shards follow each other.
                 nothing = Shard(0, 0, 0, 0, model, 0, 0, (), 0, "")
                 runs = sorted(self._first.get(root, []), key=lambda run: run.shard.kind != "canary")
-                self._first[root] = runs or [_Run(Raw(files, nothing, None, step=step, foreign=False), nothing, None)]
+                self._first[root] = runs or [
+                    _Run(Raw(files, self._read, nothing, None, step=step, foreign=False), nothing, None)
+                ]
         later = [run(shard) for shards in self._state.rounds[1:] for shard in shards]
         self._later = [run for run in later if run.ran]
 
@@ -201,7 +205,7 @@ class Landing:
         later = [run for run in self._later if run.covers(row, last)]
         counts: dict[str, dict[str, int]] = {}
         digest = new_digest()
-        head, check, foreign, sifted = b"\n", self._check, self._foreign, self._sifted
+        head, foreign, sifted = b"\n", self._foreign, self._sifted
         name = f"{JOINTS}/{part.number:05d}.jsonl"
         with self._store.open(name) as joints, written_behind(digest.update) as digested:
             while lines := joints.readlines(_PIECE):
@@ -221,8 +225,7 @@ class Landing:
                         if row > run.shard.last and len(runs) > 1:
                             run = next((run for run in runs if run.shard.last >= row), runs[-1])
                         wire = orjson.loads(joint)["custom_id"] if foreign else f"r{row}"
-                        value = run.raw.value(row, wire)
-                        answer = run.absent(row, wire) if value is None else read_line(value, check)
+                        answer = run.raw.answer(row, wire) or run.absent(row, wire)
                         by = run
                         if answer.status != "succeeded":
                             answer, by = self._better(answer, run, later, row, wire)
@@ -261,17 +264,14 @@ class Landing:
         asked = row if known is None else known.row
         wire = f"r{asked}"
         run = next((run for run in runs if run.shard.first <= asked <= run.shard.last and run.had(asked)), runs[-1])
-        value = run.raw.value(asked, wire)
-        answer = run.absent(asked, wire) if value is None else read_line(value, self._check)
+        answer = run.raw.answer(asked, wire) or run.absent(asked, wire)
         if answer.status != "succeeded":
             # A row far back may have gone again in a round whose rows are all before this part's.
             answer, run = self._better(answer, run, later if asked == row else self._later, asked, wire)
         if asked != row:
             return answer._replace(usage=None), run, False
         if self._harvest is not None and answer.status == "succeeded":
-            line = run.raw.value(asked, wire)
-            if line is not None:
-                self._harvest.take(row, line)
+            self._harvest.take(row, run.raw.line())
         return answer, run, False
 
     def _better(self, answer: Answer, run: _Run, later: list[_Run], row: int, wire: str) -> tuple[Answer, _Run]:
@@ -280,8 +280,7 @@ class Landing:
         for other in later:
             if other.shard.model != model or not other.covers(row, row):
                 continue
-            value = other.raw.value(row, wire)
-            found = read_line(value, self._check) if value is not None else None
+            found = other.raw.answer(row, wire)
             if found is None and other.had(row):
                 found = other.absent(row, wire)
             if found is not None and _RANK.get(found.status, 0) >= _RANK.get(answer.status, 0):

@@ -90,9 +90,12 @@ class Harvest:
             self._stack.enter_context(tempfile.TemporaryFile(prefix="openai-batch-answers-")),  # noqa: SIM115 - the stack's
         )
 
-    def take(self, row: int, line: dict[str, Any]) -> None:
-        """Keep the answer of a row; rows come in ascending order."""
-        answer = orjson.dumps({"response": line["response"]})
+    def take(self, row: int, line: bytes) -> None:
+        """Keep the answer of a row; rows come in ascending order.
+
+        :param line: its line of an output file.
+        """
+        answer = orjson.dumps({"response": orjson.loads(line)["response"]})
         if row != self._row:
             self._keys.seek(row * KEY_BYTES)
         self._row = row + 1

@@ -440,10 +440,10 @@ def test_a_landing_that_breaks_leaves_no_part_and_no_thread(land, fakes, monkeyp
 
     from airflow_openai_batch.engine import results
 
-    def broken(_value, _check):
+    def broken(_line):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(results, "read_line", broken)
+    monkeypatch.setattr(results, "line_reader", lambda _check: broken)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="broken"):
         land(ODD, name)

@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 
 from airflow_openai_batch.engine.models import Attempt, EndRecord, Key, Shard
+from airflow_openai_batch.engine.quick import line_reader
 from airflow_openai_batch.engine.raws import RAW, Raw, RawFiles
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import JournalError, StoreError
 
+SAID = {"status_code": 200, "body": {"text": "hi"}}
+RAW_SAID = json.dumps(SAID).encode()
+
 
 def line(wire, text="hi", **more):
-    return json.dumps({"id": "batch_req_1", "custom_id": wire, "response": {"text": text}, **more}).encode() + b"\n"
+    response = {"status_code": 200, "body": {"text": text}}
+    return json.dumps({"id": "batch_req_1", "custom_id": wire, "response": response, **more}).encode() + b"\n"
 
 
 @pytest.fixture
@@ -36,7 +41,9 @@ def raw(tmp_path):
         end = EndRecord(0.0, "batch_1", "completed", *sizes, (), {}, {}, 0, {}, noise or {})
         shard = Shard(0, 0, rows, 0, "m", first, first + (rows - 1) * step, None, 0, "")
         source = RawFiles(store)
-        opened.append((source, Raw(source, shard, Attempt(Key(0, 0, 0), end=end), step=step, foreign=foreign)))
+        opened.append(
+            (source, Raw(source, line_reader(None), shard, Attempt(Key(0, 0, 0), end=end), step=step, foreign=foreign))
+        )
         return opened[-1][1]
 
     yield raw
@@ -47,8 +54,8 @@ def raw(tmp_path):
 
 def texts(raw, wires):
     """What is read of each row; ids that aren't ours have the place they are given in."""
-    found = [raw.value(int(wire[1:]) if wire[1:].isdigit() else row, wire) for row, wire in enumerate(wires)]
-    return [value and value["response"]["text"] for value in found]
+    found = [raw.answer(int(wire[1:]) if wire[1:].isdigit() else row, wire) for row, wire in enumerate(wires)]
+    return [answer and answer.output["text"] for answer in found]
 
 
 def test_lines_are_read_in_the_order_of_rows(raw):
@@ -66,7 +73,7 @@ def test_a_row_without_a_line_has_no_value(raw):
 
 def test_the_length_of_a_line_is_told(raw):
     one = raw(line("r0", "x" * 100))
-    one.value(0, "r0")
+    one.answer(0, "r0")
     assert one.size == len(line("r0", "x" * 100))
 
 
@@ -79,21 +86,19 @@ def test_the_first_of_several_lines_counts(raw):
 
 def test_a_batch_that_did_not_run_has_no_lines(tmp_path):
     source = RawFiles(Store.at(str(tmp_path)))
-    one = Raw(source, Shard(0, 0, 1, 0, "m", 0, 0, None, 0, ""), None, step=1, foreign=False)
-    assert one.value(0, "r0") is None
+    one = Raw(source, line_reader(None), Shard(0, 0, 1, 0, "m", 0, 0, None, 0, ""), None, step=1, foreign=False)
+    assert one.answer(0, "r0") is None
 
 
 @pytest.mark.parametrize(
     "made",
     [
-        lambda wire: json.dumps({"custom_id": wire, "id": "x", "response": {"text": "hi"}}).encode(),
-        lambda wire: json.dumps({"id": 1, "custom_id": wire, "response": {"text": "hi"}}).encode(),
-        lambda wire: json.dumps({"id": 'a "q"', "custom_id": wire, "response": {"text": "hi"}}).encode(),
-        lambda wire: b'{"id":"x","custom_id":"r7","response":{"text":"hi"},"custom_id":"%b"}' % wire.encode(),
-        lambda wire: b'{"id":"x","custom_id":"\\u0072%b","response":{"text":"hi"}}' % wire[1:].encode(),
-        lambda wire: (
-            json.dumps({"id": "x", "custom_id": wire, "response": {"text": "hi"}}, indent=None).encode() + b"\r"
-        ),
+        lambda wire: json.dumps({"custom_id": wire, "id": "x", "response": SAID}).encode(),
+        lambda wire: json.dumps({"id": 1, "custom_id": wire, "response": SAID}).encode(),
+        lambda wire: json.dumps({"id": 'a "q"', "custom_id": wire, "response": SAID}).encode(),
+        lambda wire: b'{"id":"x","custom_id":"r7","response":%b,"custom_id":"%b"}' % (RAW_SAID, wire.encode()),
+        lambda wire: b'{"id":"x","custom_id":"\\u0072%b","response":%b}' % (wire[1:].encode(), RAW_SAID),
+        lambda wire: json.dumps({"id": "x", "custom_id": wire, "response": SAID}, indent=None).encode() + b"\r",
     ],
     ids=["another order", "a number", "quotes", "twice", "escaped", "CRLF"],
 )
@@ -218,7 +223,7 @@ def test_an_error_of_fetching_is_raised_where_the_file_is_needed(fetched, remote
     fetched.fetch_ahead()
     until(fetched._coming.done)
     with pytest.raises(StoreError, match="output"):
-        fetched.value(0, "r0")
+        fetched.answer(0, "r0")
     assert list(copies.iterdir()) == []
 
 

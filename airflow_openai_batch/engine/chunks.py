@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from airflow_openai_batch.engine.ready import ReadyLines, ReadyRows
 from airflow_openai_batch.engine.requests import RequestBuilder, RowError, count_inputs
 from airflow_openai_batch.engine.sources import place
 from airflow_openai_batch.engine.values import json_form
@@ -85,6 +86,16 @@ class Chunk:
         self.custom_ids: list[str] = []
         self.problems: list[Problem] = []
 
+    def take(self, block: ReadyRows, *, embeds: bool) -> None:
+        """Take requests as they stand.
+
+        :param embeds: whether inputs are counted; each has one.
+        """
+        _, _, self.custom_ids, self.bodies, self.models = block
+        self.identities = list(map(orjson.dumps, self.custom_ids))
+        self.columns = [b"{}"] * len(self.bodies)
+        self.inputs = [1] * len(self.bodies) if embeds else []
+
     def portions(self, begin: int, end: int) -> dict[str, Portion]:
         """Return some of the requests by model."""
         models = self.models
@@ -125,6 +136,7 @@ class ChunkMaker:
 
     :param builder: makes the request of a row.
     :param limits: what a batch may hold; a request that is more by itself is a problem.
+    :ivar ready: takes lines that are requests as they stand; None where there can't be any.
     """
 
     def __init__(self, builder: RequestBuilder, limits: Limits) -> None:
@@ -134,17 +146,23 @@ class ChunkMaker:
         self._wire = b'{"custom_id":"r%%d","method":"POST","url":%b,"body":%%b}\n' % url
         self._embeds = builder.endpoint.endswith("/embeddings")
         self._several = len(builder.models) or 1
+        # A body that is shorter is surely small enough, whatever number its request has.
+        self._surely = limits.bytes - len(self._wire) - _DIGITS
+        self.ready = ReadyLines(builder.endpoint, builder.shape, self._surely) if builder.takes_bodies else None
 
-    def chunk(self, row: int, block: Rows) -> Chunk:
+    def chunk(self, row: int, block: Rows | ReadyRows) -> Chunk:
         """Make the requests of a block of rows.
 
         :param row: the number of its first row, from 0. Requests have the numbers of their rows; with several models
             they are counted on, row by row.
         """
         made = Chunk(row * self._several, self._wire, self._several)
+        if isinstance(block, ReadyRows):
+            made.take(block, embeds=self._embeds)
+            return made
         request, dumps, embeds = self._builder.request, orjson.dumps, self._embeds
         # No request is surely small enough where each is several.
-        surely = 0 if self._builder.models else self._limits.bytes - len(self._wire) - _DIGITS
+        surely = 0 if self._builder.models else self._surely
         bodies, models, identities, columns = made.bodies, made.models, made.identities, made.columns
         for number, data in enumerate(block.records, row):
             try:

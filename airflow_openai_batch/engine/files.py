@@ -27,6 +27,8 @@ from airflow_openai_batch.exceptions import Problem, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from airflow_openai_batch.engine.ready import ReadyLines, ReadyRows
+
 BUFFER = 1 << 20
 
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -157,6 +159,10 @@ class FileSource(Source):
 
     def blocks(self) -> Iterator[Rows | Problem]:
         """Yield the rows of each file in turn."""
+        return cast("Iterator[Rows | Problem]", self.requests(None))
+
+    def requests(self, ready: ReadyLines | None) -> Iterator[Rows | ReadyRows | Problem]:
+        """Yield the rows of each file in turn; those of JSON Lines may be requests already."""
         errors: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
         if self._kind == "Parquet":
             import pyarrow as pa
@@ -167,14 +173,16 @@ class FileSource(Source):
             path = self._scheme + entry["name"]
             try:
                 with ExitStack() as stack:
-                    yield from self._read(stack, entry, path)
+                    yield from self._read(stack, entry, path, ready)
             except errors as error:
                 yield Problem(path, "", f"can't be read: {type(error).__name__}: {error}")
             finally:
                 self._position = lambda: 0.0
                 self._done += entry["size"] or 0
 
-    def _read(self, stack: ExitStack, entry: dict[str, Any], path: str) -> Iterator[Rows | Problem]:
+    def _read(
+        self, stack: ExitStack, entry: dict[str, Any], path: str, ready: ReadyLines | None
+    ) -> Iterator[Rows | ReadyRows | Problem]:
         more = partitions(self._below(entry["name"])[:-1])
 
         def check(columns: dict[str, Any]) -> str | None:
@@ -184,7 +192,7 @@ class FileSource(Source):
             return self._parquet(stack, entry, path, more)
         file = self._stream(stack, entry, path)
         if self._kind == "JSON Lines":
-            return read_lines(path, file, more)
+            return read_lines(path, file, more, ready)
         return read_delimited(path, file, "\t" if self._kind == "TSV" else ",", more, check)
 
     def _stream(self, stack: ExitStack, entry: dict[str, Any], path: str) -> io.BufferedReader:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 import jsonlines
 import orjson
 
-from airflow_openai_batch.engine.behind import written_behind
+from airflow_openai_batch.engine.behind import PIECE, written_behind
 from airflow_openai_batch.engine.models import RESULT_FORMATS
 from airflow_openai_batch.engine.result_batches import Flat, Loosened, Typed
 from airflow_openai_batch.exceptions import ConfigurationError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 Write = Callable[[bytes, dict[str, Any], int], None]
-
-_PIECE = 1 << 20
 
 _CHUNK_ROWS = 2_048
 _CHUNK_BYTES = 2 << 20
@@ -109,12 +107,12 @@ class Lines:
                 rest = dumps(tail)[1:]
                 pieces += (b"{", joint, b",", rest, b"\n")
                 gathered += len(joint) + len(rest)
-                if gathered >= _PIECE:
-                    behind.write(b"".join(pieces))
+                if gathered >= PIECE:
+                    behind.writelines(pieces)
                     pieces, gathered = [], 0
 
             yield write
-            behind.write(b"".join(pieces))
+            behind.writelines(pieces)
 
 
 @contextmanager

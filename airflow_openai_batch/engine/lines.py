@@ -14,8 +14,10 @@ from airflow_openai_batch.exceptions import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_openai_batch.engine.ready import ReadyLines, ReadyRows
 
-BUFFER = 1 << 17
+
+BUFFER = 1 << 20
 """Bytes read at a time: few enough to be in the core's cache."""
 
 _BLOCK = 1 << 15
@@ -58,11 +60,14 @@ class _Bounded(io.RawIOBase):
         return len(piece)
 
 
-def read_lines(path: str, file: io.BufferedReader, more: dict[str, Any]) -> Iterator[Rows | Problem]:
+def read_lines(
+    path: str, file: io.BufferedReader, more: dict[str, Any], ready: ReadyLines | None = None
+) -> Iterator[Rows | ReadyRows | Problem]:
     """Parse lines, some at a time; blank ones are counted and left out.
 
     :param path: how messages name the file.
     :param more: columns that each row has besides its own.
+    :param ready: takes lines that are requests as they stand.
     :raises OSError: the file ends where it shouldn't.
     """
     number, bounded = 1, _Bounded(file)
@@ -70,11 +75,11 @@ def read_lines(path: str, file: io.BufferedReader, more: dict[str, Any]) -> Iter
     while lines := stream.readlines(_BLOCK):
         if bounded.error is not None and not lines[-1].endswith(b"\n"):
             del lines[-1]
-        try:
-            records = list(map(orjson.loads, lines))
-        except orjson.JSONDecodeError:
-            records = []
-        if set(map(type, records)) == {dict} and max(map(len, lines)) < LONGEST:
+        taken = ready.take(path, number, lines) if ready is not None and not more else None
+        records = _parsed(lines) if taken is None else []
+        if taken is not None:
+            yield taken
+        elif set(map(type, records)) == {dict} and max(map(len, lines)) < LONGEST:
             yield _block(path, number, records, more)
         else:
             yield from _one_by_one(path, number, lines, more)
@@ -84,6 +89,14 @@ def read_lines(path: str, file: io.BufferedReader, more: dict[str, Any]) -> Iter
         raise OSError(f"line {number:,}: {bounded.error}") from bounded.error
     if bounded.error is not None:
         raise bounded.error
+
+
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """Return what is on lines; nothing where one of them is no JSON by itself."""
+    try:
+        return list(map(orjson.loads, lines))
+    except orjson.JSONDecodeError:
+        return []
 
 
 def _one_by_one(path: str, number: int, lines: list[bytes], more: dict[str, Any]) -> Iterator[Rows | Problem]:

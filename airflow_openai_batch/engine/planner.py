@@ -113,11 +113,11 @@ class Planner:
         maker = ChunkMaker(self._builder, self._limits)
         next_line, last_path = -1, ""
         progress = Progress("Planning", "rows")
-        for block in source.blocks():
+        for block in source.requests(maker.ready):
             if isinstance(block, Problem):
                 self._problem(block)
                 continue
-            path, line, records = block
+            path, line, records = block[:3]
             if line != next_line or path != last_path:
                 self._note_jump(rows, path, line)
                 last_path = path

@@ -118,6 +118,7 @@ class RequestBuilder:
     """Makes requests of rows.
 
     :param url: how requests name the endpoint, where the server has another path for it.
+    :ivar takes_bodies: whether the bodies of ready-made requests are sent as they stand.
     :raises ConfigurationError: the specification can't be right for any row.
     """
 
@@ -127,7 +128,7 @@ class RequestBuilder:
         if self._endpoint is None:
             log.warning("Endpoint %s isn't known to take batches; requests are passed unchecked", spec.endpoint)
         shape = self._endpoint or Endpoint("input", "instructions", (), {"input": "input", "prompt": "input"})
-        self._shape = shape
+        self.shape = shape
         self._model = spec.model if isinstance(spec.model, str) else None
         self.models = tuple(spec.model) if spec.model and self._model is None else ()
         self.url = url or spec.endpoint
@@ -151,6 +152,8 @@ class RequestBuilder:
             self._images = Images(
                 tuple(spec.image_columns), spec.image_root, spec.image_detail, spec.endpoint, spec.resolve
             )
+
+        self.takes_bodies = not self.models and self._images is None
 
     def request(self, data: dict[str, Any]) -> Asked:
         """Make the request of one row.
@@ -224,7 +227,7 @@ class RequestBuilder:
             raise RowError(field_name, str(error)) from error
         if prompt is not None:
             self._place(body, prompt)
-        elif not any(name in body for name in self._shape.needs):
+        elif not any(name in body for name in self.shape.needs):
             self._take_column(data, body)
         if self._images is not None:
             try:
@@ -237,20 +240,20 @@ class RequestBuilder:
                 rest = messages if isinstance(messages, list) else []
                 body["messages"] = [{"role": "system", "content": system}, *rest]
             else:
-                body[str(self._shape.system)] = system
+                body[str(self.shape.system)] = system
         model = self._model or data.get("model")
         if model and not self.models:
             body.setdefault("model", model)
         return body
 
     def _place(self, body: dict[str, Any], prompt: Any) -> None:
-        if self._shape.prompt is None:
+        if self.shape.prompt is None:
             body["messages"] = [{"role": "user", "content": prompt}]
         else:
-            body[self._shape.prompt] = prompt
+            body[self.shape.prompt] = prompt
 
     def _take_column(self, data: dict[str, Any], body: dict[str, Any]) -> None:
-        for column, target in self._shape.columns.items():
+        for column, target in self.shape.columns.items():
             if column not in data:
                 continue
             if not isinstance(data[column], (str, list)):
@@ -260,7 +263,7 @@ class RequestBuilder:
             else:
                 self._place(body, data[column])
             return
-        wanted = " or ".join(repr(column) for column in self._shape.columns)
+        wanted = " or ".join(repr(column) for column in self.shape.columns)
         there = ", ".join(map(str, data))[:300] or "none"
         raise RowError("prompt", f"no prompt= template and no column {wanted}; columns are: {there}")
 
@@ -275,7 +278,7 @@ class RequestBuilder:
         """Find what is wrong, if anything is."""
         if body.get("stream"):
             raise RowError("body.stream", "streaming isn't supported in batches")
-        needs = self._shape.needs
+        needs = self.shape.needs
         if needs and not any(body.get(name) is not None for name in needs):
             raise RowError(f"body.{needs[0]}", f"{self._spec.endpoint} needs it")
         if self._is_chat:

@@ -209,7 +209,7 @@ class Landing:
         name = f"{JOINTS}/{part.number:05d}.jsonl"
         with self._store.open(name) as joints, written_behind(digest.update) as digested:
             while lines := joints.readlines(_PIECE):
-                digested.write(b"".join(lines))
+                digested.writelines(lines)
                 for joint in lines:
                     if not joint.startswith(head):
                         head = joint[: joint.index(b",") + 1]

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from airflow_openai_batch.engine.behind import WriteBehind
+from airflow_openai_batch.engine.behind import PIECE, WriteBehind
 from airflow_openai_batch.engine.chunks import Portion
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.models import Range, Shard
@@ -23,9 +23,6 @@ SHARDS = "_job/shards"
 
 MAX_SPANS = 1_000
 """Ranges kept for a shard whose rows are scattered; past that the file itself tells which rows it holds."""
-
-PIECE = 1 << 20
-"""Bytes handed to the thread that writes at once; it takes Python's lock from the planner each time."""
 
 
 class _AbandonedError(Exception):
@@ -77,7 +74,7 @@ class Sink:
     def _flush(self) -> None:
         if self._behind is None:
             self._behind = WriteBehind(self._take)
-        self._behind.write(b"".join(self._lines))
+        self._behind.writelines(self._lines)
         self._lines.clear()
         self._due = self.bytes + PIECE
 
@@ -88,11 +85,10 @@ class Sink:
 
     def publish(self) -> str:
         """Publish the file; return its digest."""
-        rest = b"".join(self._lines)
         if self._behind is None:
-            self._take(rest)
+            self._take(b"".join(self._lines))
         else:
-            self._behind.write(rest)
+            self._behind.writelines(self._lines)
             self._behind.finish()
         self._stack.close()
         return self._digest.hexdigest()

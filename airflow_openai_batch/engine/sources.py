@@ -12,13 +12,16 @@ import hashlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
 from airflow_openai_batch.engine.models import SourceSpan
 from airflow_openai_batch.engine.values import Inference, json_form
 from airflow_openai_batch.exceptions import InputError, Problem
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.ready import ReadyLines, ReadyRows
 
 KINDS = {"JSON Lines": (".jsonl", ".ndjson"), "CSV": (".csv",), "TSV": (".tsv",), "Parquet": (".parquet",)}
 """Kinds of files by the end of their names; each may have ``.gz`` or ``.zst`` behind it."""
@@ -104,6 +107,14 @@ class Source(ABC):
         A source that can be read only once yields nothing the second time.
         """
 
+    def requests(self, ready: ReadyLines | None) -> Iterator[Rows | ReadyRows | Problem]:
+        """Yield the same, but leave lines that are requests already as they stand, where there are some.
+
+        :param ready: takes them; None to parse all.
+        """
+        del ready
+        yield from self.blocks()
+
     def rows(self) -> Iterator[Row | Problem]:
         """Yield the same one by one."""
         return one_by_one(self.blocks())
@@ -150,13 +161,20 @@ class IterableSource(Source):
             return self._inner.fraction()
         return self._read / self._total if self._total else None
 
-    def blocks(self) -> Iterator[Rows | Problem]:
-        """Yield the rows; a bare string becomes ``{"prompt": string}``, a table its rows."""
+    def requests(self, ready: ReadyLines | None) -> Iterator[Rows | ReadyRows | Problem]:
+        """Yield the rows; those of a path may be requests already."""
         given = self._open_rows()
         self._inner = as_source(given)
         if self._inner:
-            yield from self._inner.blocks()
-            return
+            yield from self._inner.requests(ready)
+        else:
+            yield from self._blocks_of(given)
+
+    def blocks(self) -> Iterator[Rows | Problem]:
+        """Yield the rows; a bare string becomes ``{"prompt": string}``, a table its rows."""
+        return cast("Iterator[Rows | Problem]", self.requests(None))
+
+    def _blocks_of(self, given: Any) -> Iterator[Rows | Problem]:
         if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
             yield Problem("source", "", f"a list or iterable of rows is needed, not {_kind(given)}")
             return

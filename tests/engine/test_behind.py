@@ -19,6 +19,17 @@ def test_all_pieces_are_written_in_their_order():
     assert target.getvalue() == b"".join(b"%d," % number for number in range(100))
 
 
+def test_lines_are_handed_over_together_and_joined():
+    pieces = []
+    behind = WriteBehind(pieces.append)
+    lines = [b"a", b"b"]
+    behind.writelines(lines)
+    lines.clear()
+    behind.writelines([])
+    behind.finish()
+    assert pieces == [b"ab", b""]
+
+
 def test_the_writer_waits_when_too_many_pieces_are_behind():
     free = threading.Event()
 
@@ -78,7 +89,7 @@ def test_what_is_given_up_is_written_no_further_and_leaves_no_thread():
             return target.write(piece)
 
     behind = WriteBehind(Slow().write)
-    for _ in range(5):
+    for _ in range(MOST_BEHIND):
         behind.write(b"x")
     threading.Timer(0.1, free.set).start()
     behind.give_up()

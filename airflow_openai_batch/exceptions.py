@@ -26,6 +26,7 @@
     │   └── UnreachableError        no answer, or 5xx, within the retries: what the call did is unknown
     ├── JobFailedError              every row was landed, and too many of them failed
     ├── JobTimeoutError             the user's timeout passed with batches still running
+    ├── JobHaltedError              the task's process was told to end, and bought nothing more
     └── BatchEndedError             a batch that was waited for by its id ended without results
 
 ``retryable`` says whether another try of the same task could end otherwise. A try that can't is failed at once.
@@ -233,6 +234,18 @@ class JobFailedError(OpenAIBatchError):
 
 class JobTimeoutError(OpenAIBatchError):
     """The user's timeout passed. The text names the batches that still run and bill."""
+
+
+class JobHaltedError(OpenAIBatchError):
+    """The process was told to end. What it had bought is in the journal; the next try goes on from there."""
+
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The task's process was told to end, so nothing more was sent. What was bought is kept; the next try goes "
+            "on from there."
+        )
 
 
 class BatchEndedError(OpenAIBatchError):

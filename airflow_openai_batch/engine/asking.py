@@ -13,7 +13,7 @@ from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from airflow_openai_batch.engine.collect import Collector
     from airflow_openai_batch.engine.job import Job
@@ -27,6 +27,17 @@ log = logging.getLogger(__name__)
 _PIECE = 1 << 20
 
 
+class TimeIsUpError(Exception):
+    """The job's timeout has passed; nothing more is asked, and what was answered is kept.
+
+    :ivar timeout: seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"{timeout:g} s have passed")
+        self.timeout = timeout
+
+
 class Asker:
     """Asks shards."""
 
@@ -36,8 +47,9 @@ class Asker:
         self._account = account
 
     def ask(self, step: Ask, state: JobState) -> bool:
-        """Ask what isn't answered yet; False where the shard is in other hands.
+        """Ask what isn't answered yet, nothing if the job was stopped; False where the shard is in other hands.
 
+        :raises TimeIsUpError: the job's timeout has passed.
         :raises CostCapError: a cap has no room for the next requests; what was answered is kept.
         """
         shard, key, journal = step.shard, step.key, self._job.journal
@@ -58,13 +70,35 @@ class Asker:
                 self._job.clock,
                 concurrency=self._job.spec.direct_at_once,
             )
-        with self._job.store.open(f"{SHARDS}/{shard.name}") as lines:
-            direct.run(str(key), lines, shard.rows, reserve=None if allowance is None else allowance.reserve)
-        end = self._collector.take(shard, key)
+        check = self._go_on(state)
+
+        def reserve(lines: Sequence[bytes]) -> None:
+            check()
+            if allowance is not None:
+                allowance.reserve(lines)
+
+        if state.stop is not None:
+            direct.run(str(key), (), shard.rows)
+        else:
+            with self._job.store.open(f"{SHARDS}/{shard.name}") as lines:
+                direct.run(str(key), lines, shard.rows, reserve=reserve)
+        end = self._collector.take(shard, key, "completed" if state.stop is None else "cancelled")
         journal.write(key, end)
         rows = ", ".join(f"{count:,} {status}" for status, count in sorted(end.rows.items()))
         log.info("Asked shard %s: %s", key, rows)
         return True
+
+    def _go_on(self, state: JobState) -> Callable[[], None]:
+        """Return what is called before more is asked; it raises an error where nothing more is to be."""
+        job, timeout = self._job, self._job.spec.timeout
+        begun = state.first_submission() or job.clock()
+
+        def check() -> None:
+            job.halt.check()
+            if timeout is not None and job.clock() >= begun + timeout:
+                raise TimeIsUpError(timeout)
+
+        return check
 
     def _look_back(self, direct: Direct, shard: Shard, key: Key, allowance: Allowance) -> None:
         """Book what an earlier process asked for."""

@@ -90,8 +90,11 @@ class Collector:
         }
         return self._end(shard, snapshot, sizes, count, seen)
 
-    def take(self, shard: Shard, key: Key) -> EndRecord:
-        """Say what is in the raw files of requests that were asked directly."""
+    def take(self, shard: Shard, key: Key, status: str = "completed") -> EndRecord:
+        """Say what is in the raw files of requests that were asked directly.
+
+        :param status: ``completed``, or ``cancelled`` where some weren't asked any more.
+        """
         count = _Count()
         seen: set[str] = set()
         sizes: dict[str, int | None] = {}
@@ -101,7 +104,7 @@ class Collector:
             if sizes[kind]:
                 with self._store.open(name) as lines:
                     self._scan(lines, shard, count, seen)
-        return self._end(shard, BatchSnapshot("", "completed"), sizes, count, seen)
+        return self._end(shard, BatchSnapshot("", status), sizes, count, seen)
 
     def _end(
         self, shard: Shard, snapshot: BatchSnapshot, sizes: dict[str, int | None], count: _Count, seen: set[str]
@@ -124,9 +127,10 @@ class Collector:
         )
         if len(seen) < shard.rows:
             by_row = {issue.row: issue for issue in issues}
+            listed = snapshot.status in count.rows
             for row, wire in self._members(shard):
                 if wire not in seen:
-                    answer = absent(wire, end, by_row.get(row))
+                    answer = absent(wire, end, by_row.get(row), listed=listed)
                     # A row that never ran because of others in its batch has not had a try.
                     open_as = "blocked" if snapshot.status == "failed" else ""
                     count.add(row, answer.status, may_repeat=answer.may_repeat, open_as=open_as)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_openai_batch.engine.cancelling import Halt, cancel_all
 from airflow_openai_batch.engine.journal import JOB, Journal
-from airflow_openai_batch.engine.lifecycle import Rules
+from airflow_openai_batch.engine.lifecycle import Resolve, Rules
 from airflow_openai_batch.engine.manifest import tidy
-from airflow_openai_batch.engine.models import CancelRecord, JobRecord
 from airflow_openai_batch.engine.opener import Opener
 from airflow_openai_batch.engine.requests import RequestSpec
 from airflow_openai_batch.engine.routing import DIRECT_AT_ONCE, Route, deadline_at, direct_from, way
-from airflow_openai_batch.exceptions import JobMismatchError, JournalError, NotFoundError
+from airflow_openai_batch.exceptions import JobMismatchError, JournalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.api import BatchAPI
     from airflow_openai_batch.engine.cache import Cache
     from airflow_openai_batch.engine.inline import Submission
+    from airflow_openai_batch.engine.models import JobRecord
     from airflow_openai_batch.engine.sources import Source
     from airflow_openai_batch.engine.store import Store
 
@@ -142,6 +143,7 @@ class Job:
     :param at_once: uploads and downloads under way at once.
     :param resumed: the same try goes on after a deferral, so the source needn't be compared with the plan again.
     :param open_store: opens another folder by its URL (the cache's).
+    :ivar halt: set when the process was told to end: it buys nothing more.
     """
 
     def __init__(
@@ -172,6 +174,7 @@ class Job:
         self._record = record
         self._is_live = is_live
         self._resumed = resumed
+        self.halt = Halt()
 
     def open(self) -> JobRecord:
         """Return the job's record, planning it if there is none.
@@ -239,26 +242,27 @@ class Job:
     def cancel(self, reason: str, *, again: bool = False) -> tuple[str, ...]:
         """Ask for the cancellation of all batches in flight; their finished rows are collected as ever.
 
-        :param again: whether the unfinished rows go again when the job goes on.
-        :raises NotFoundError: some aren't there for this key; all others were cancelled.
+        :param again: whether the unfinished rows go again when the job goes on. If not, the job is stopped for good:
+            nothing more is bought for it, whoever goes on with it.
+        :return: the ids of the batches; none where nothing was planned yet.
+        :raises APIError: some couldn't be cancelled; all others were.
         """
-        cancelled, missing = [], []
-        for attempt in self.journal.state(self.known()).in_flight():
-            if attempt.batch is None:
-                continue
-            self.journal.write(attempt.key, CancelRecord(self.clock(), reason, again))
-            try:
-                self.api.cancel_batch(attempt.batch.batch_id)
-            except NotFoundError as error:
-                log.warning("%s", error)
-                missing.append(error)
-            else:
-                cancelled.append(attempt.batch.batch_id)
-        if missing:
-            raise NotFoundError(f"{missing[0]}. It may run on and bill", status=missing[0].status) from missing[0]
-        return tuple(cancelled)
+        record = self._record or self.journal.job()
+        if record is None:
+            return ()
+        return cancel_all(self.api, self.journal, self.clock, record, reason, again=again, at_once=self.at_once)
+
+    def _find_lost(self) -> None:
+        """Look for the batches of creates whose answers were lost, so that they are cancelled with the others."""
+        from airflow_openai_batch.engine.submit import Submitter
+
+        state = self.journal.state(self.known())
+        submitter = Submitter(self.api, self.store, self.journal, self.spec, self.clock)
+        for attempt in state.unclear():
+            submitter.resolve(Resolve(attempt, give_up=False), state)
 
     def _give_up_old(self) -> None:
+        self._find_lost()
         cancelled = self.cancel("restart")
         if self.spec.delete_files:
             tidy(self.api, self.journal.state(self.known()))

@@ -1,8 +1,8 @@
 """The job's durable record, and the only writer of it.
 
 ``_job/job.json`` is written once, when the plan is complete; ``_job/owners/N.json`` by each other task instance that
-takes the job over; ``_job/rounds/N.json`` once for each later round, ``_job/rounds/N.M.split.json`` when a shard had to
-be halved. Each attempt to run a shard leaves a trail of small files,
+takes the job over; ``_job/stop.json`` when it is to stop for good; ``_job/rounds/N.json`` once for each later round,
+``_job/rounds/N.M.split.json`` when a shard had to be halved. Each attempt to run a shard leaves a trail of small files,
 each created exclusively and never changed::
 
     _job/batches/00000.r0.a0.upload.json   a file of a name that is known may now exist at OpenAI
@@ -44,6 +44,7 @@ from airflow_openai_batch.engine.models import (
     RoundRecord,
     Shard,
     SplitRecord,
+    StopRecord,
     UploadRecord,
     VoidRecord,
 )
@@ -62,6 +63,7 @@ VERSION = 1
 JOB = "_job/job.json"
 MANIFEST = "manifest.json"
 _OWNERS = "_job/owners"
+_STOP = "_job/stop.json"
 _DIGEST = "_job/digest.json"
 _ROUNDS = "_job/rounds"
 _BATCHES = "_job/batches"
@@ -84,7 +86,7 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (JobRecord, OwnerRecord, RoundRecord, SplitRecord, *_KINDS.values())
+    kind: TypeAdapter(kind) for kind in (JobRecord, OwnerRecord, RoundRecord, SplitRecord, StopRecord, *_KINDS.values())
 }
 
 Record = UploadRecord | IntentRecord | DoomRecord | FenceRecord | BatchRecord | CancelRecord | VoidRecord | EndRecord
@@ -97,11 +99,13 @@ class JobState:
 
     :param rounds: the shards of each round, round 0 being the plan's; halves stand in the place of what was split.
     :param attempts: by round and shard, in the order in which they were made.
+    :param stop: nothing more is to be bought.
     """
 
     record: JobRecord
     rounds: tuple[tuple[Shard, ...], ...]
     attempts: dict[tuple[int, int], tuple[Attempt, ...]]
+    stop: StopRecord | None = None
 
     def of(self, shard: Shard) -> tuple[Attempt, ...]:
         """Return the attempts at one shard."""
@@ -122,6 +126,18 @@ class JobState:
     def ends(self) -> Iterator[EndRecord]:
         """Yield what is known of every batch that has ended."""
         return (attempt.end for attempt in self.all_attempts() if attempt.end)
+
+    def first_submission(self) -> float | None:
+        """Return when the job's first request was sent, None while none was."""
+        return min((attempt.intent.at for attempt in self.all_attempts() if attempt.intent), default=None)
+
+    def unclear(self) -> list[Attempt]:
+        """Return the attempts whose create may have made a batch that isn't known."""
+        return [
+            attempt
+            for attempt in self.all_attempts()
+            if attempt.intent and attempt.intent.purpose == "create" and not (attempt.batch or attempt.void)
+        ]
 
     def in_flight(self) -> list[Attempt]:
         """Return the attempts whose batch is known and not collected."""
@@ -226,6 +242,10 @@ class Journal:
     def _numbers(self, folder: str) -> Iterator[int]:
         return (int(name[:-5]) for name in self._store.names(folder) if name[:-5].isdigit())
 
+    def stop(self, record: StopRecord) -> bool:
+        """Have nothing more bought for the job; False where it was stopped before."""
+        return self._create(_STOP, record)
+
     def create_round(self, record: RoundRecord) -> bool:
         """Write a later round's record; False where another was first."""
         return self._create(f"{_ROUNDS}/{record.round}.json", record)
@@ -267,7 +287,7 @@ class Journal:
             place = (key.round, key.shard)
             attempts[place] = (*attempts.get(place, ()), Attempt(key, **trails[key]))
         leaves = tuple(tuple(leaf for shard in shards for leaf in _leaves(shard, splits)) for shards in rounds)
-        return JobState(record, leaves, attempts)
+        return JobState(record, leaves, attempts, self._read(_STOP, StopRecord) if _STOP in names else None)
 
     def write_digest(self, record: JobRecord) -> None:
         """Keep what was read for the next process, if that saves it much."""

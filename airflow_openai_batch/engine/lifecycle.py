@@ -18,6 +18,9 @@ Shards of the canary come first, and alone: while they aren't over, no other is 
 asked one by one rather than submitted; when a deadline is near, all that isn't submitted goes so, and what runs is
 cancelled, so that its rows make a round that goes so too.
 
+Nothing is bought for a job that was stopped: what runs is cancelled, lost creates are found and cancelled as well, and
+shards that nobody runs are over.
+
 When every shard of a round is over, the rows that may go again make the next round; when there are none, the job can
 be landed.
 """
@@ -30,7 +33,7 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow_openai_batch.engine.models import Attempt, BatchSnapshot, Key, Range, Shard, Waiting
 from airflow_openai_batch.engine.queueing import pause_until, too_large
-from airflow_openai_batch.engine.rounds import rows_to_repeat
+from airflow_openai_batch.engine.rounds import OVERDUE, rows_to_repeat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +41,12 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.journal import JobState
 
 QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
+
+ON_KILL = "on_kill"
+"""Why a batch is cancelled whose task was ended by its user."""
+
+SETTLING = 900.0
+"""Seconds that a batch is given to end after its cancellation was asked for late; OpenAI's take up to ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +125,17 @@ class OpenRound:
 
 
 @dataclass(frozen=True)
-class CancelOverdue:
-    """Cancel a batch that should have ended long ago."""
+class Cancel:
+    """Ask for a batch's cancellation, or ask again where a call before came to nothing.
+
+    :param reason: ``overdue``: it should have ended long ago; ``deadline``: what it hasn't answered is asked directly;
+        ``stopped``: the job is to stop; or that of the call before.
+    :param again: whether what it doesn't finish goes again.
+    """
 
     attempt: Attempt
-    snapshot: BatchSnapshot
-
-
-@dataclass(frozen=True)
-class CancelLate:
-    """Cancel a batch for the deadline: what it hasn't answered is asked directly."""
-
-    attempt: Attempt
+    reason: str
+    again: bool
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class GiveUp:
     refused: Attempt
 
 
-Step = Submit | Ask | Resolve | Collect | Requeue | OpenRound | CancelOverdue | CancelLate | Split | GiveUp
+Step = Submit | Ask | Resolve | Collect | Requeue | OpenRound | Cancel | Split | GiveUp
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,7 @@ def decide(
     rules: Rules,
     *,
     looked_up: frozenset[Key] = frozenset(),
+    cancelled: frozenset[str] = frozenset(),
 ) -> Decision:
     """Say what to do next.
 
@@ -172,18 +181,19 @@ def decide(
     :param snapshots: the batches in flight as the API just showed them, by id.
     :param now: seconds of the epoch.
     :param looked_up: attempts whose batch was looked for just now and not found.
+    :param cancelled: batches whose cancellation was asked for just now.
     """
-    survey = _Survey(state, snapshots, now, rules, looked_up)
+    survey = _Survey(state, snapshots, now, rules, looked_up, cancelled=cancelled)
     shards = [shard for shards in state.rounds for shard in shards]
     canary = [shard for shard in shards if shard.kind == "canary" and not state.ended(shard)]
-    for shard in canary or shards:
+    for shard in shards if state.stop else canary or shards:
         survey.look_at(shard)
     survey.make_room()
     if survey.steps:
         return Decision(tuple(survey.steps), None)
     if survey.watched or survey.times:
         return Decision((), survey.waiting())
-    rows = rows_to_repeat(state, rules.max_rounds)
+    rows = () if state.stop else rows_to_repeat(state, rules.max_rounds)
     if rows:
         return Decision((OpenRound(len(state.rounds), rows),), None)
     return Decision((), None)
@@ -199,8 +209,11 @@ class _Survey:
         now: float,
         rules: Rules,
         looked_up: frozenset[Key],
+        *,
+        cancelled: frozenset[str],
     ) -> None:
         self._state = state
+        self._cancelled = cancelled
         self._snapshots = snapshots
         self._now = now
         self._rules = rules
@@ -219,6 +232,8 @@ class _Survey:
     def look_at(self, shard: Shard) -> None:
         trail = self._state.of(shard)
         last = trail[-1] if trail else None
+        if self._state.stop and (last is None or not _may_have_bought(last)):
+            return
         if last is None:
             self._ready.append((shard, Key(shard.number, shard.round, 0)))
         elif last.end:
@@ -255,23 +270,44 @@ class _Survey:
 
     def _running(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot) -> None:
         """Watch a batch, unless it is stuck: cancelled when its window is long over, and then given up in its turn."""
-        due = self._rules.direct_from
-        if due is not None and last.cancel is None:
-            if self._now >= due:
-                self.steps.append(CancelLate(last))
-                return
-            self.times.append(due)
-        late = math.inf if snapshot.expires_at is None else snapshot.expires_at + self._rules.overdue
-        if last.cancel is not None:
-            late = max(late, last.cancel.at + self._rules.overdue)
+        cancel = self._to_cancel(last, snapshot)
+        if cancel is not None:
+            self.steps.append(cancel)
+            return
+        if self._rules.direct_from is not None and last.cancel is None:
+            self.times.append(self._rules.direct_from)
+        late = self._late(last, snapshot)
         if self._now < late:
             self.watched.append(snapshot.id)
             if late < math.inf:
                 self.times.append(late)
-        elif last.cancel is None:
-            self.steps.append(CancelOverdue(last, snapshot))
         else:
             self.steps.append(Collect(shard, last, replace(snapshot, status="expired")))
+
+    def _late(self, last: Attempt, snapshot: BatchSnapshot) -> float:
+        """Return when a batch is taken to be stuck."""
+        late = math.inf if snapshot.expires_at is None else snapshot.expires_at + self._rules.overdue
+        if last.cancel is not None:
+            late = max(late, last.cancel.at + self._rules.overdue)
+        # One that has only just been told is given time, however late that was.
+        return max(late, self._now + SETTLING) if snapshot.id in self._cancelled else late
+
+    def _to_cancel(self, last: Attempt, snapshot: BatchSnapshot) -> Cancel | None:
+        """Say whether a running batch is to be cancelled now.
+
+        A call that was noted may have come to nothing. It is made again; but not for a task that was killed and was
+        started anew since, to which the batch's answers are welcome, unless the batch is stuck.
+        """
+        due, told = self._rules.direct_from, last.cancel
+        if snapshot.id in self._cancelled or snapshot.status == "cancelling":
+            return None
+        if self._state.stop is not None:
+            return Cancel(last, "stopped", again=False)
+        if self._now >= self._late(last, snapshot):
+            return Cancel(last, OVERDUE, again=True)
+        if due is not None and self._now >= due:
+            return Cancel(last, "deadline", again=True)
+        return None if told is None or told.reason == ON_KILL else Cancel(last, told.reason, told.again)
 
     def _unclear(self, shard: Shard, last: Attempt, deadline: float) -> None:
         self._tokens += shard.tokens
@@ -327,6 +363,13 @@ class _Survey:
             reason += ", a create whose answer was lost is being looked for"
         wake: Literal["any", "all"] = "any" if self._held else "all"
         return Waiting(tuple(self.watched), wake, min(self.times, default=None), reason)
+
+
+def _may_have_bought(attempt: Attempt) -> bool:
+    """Whether an attempt that isn't over may have bought something, or still may."""
+    if attempt.end or attempt.void:
+        return False
+    return attempt.batch is not None or (attempt.intent is not None and attempt.intent.purpose in {"create", "direct"})
 
 
 def _never_ran(snapshot: BatchSnapshot) -> bool:

@@ -217,6 +217,14 @@ class OwnerRecord:
 
 
 @dataclass(frozen=True)
+class StopRecord:
+    """``_job/stop.json``: somebody wanted the job to stop. Nothing more is bought for it, whoever goes on with it."""
+
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """``_job/rounds/1.json``: the shards of a later round. Written once, when they are on the store."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.engine.formats import Format, Write
     from airflow_openai_batch.engine.journal import JobState
+    from airflow_openai_batch.engine.models import Status
     from airflow_openai_batch.engine.store import Store
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ RESULTS = "results"
 MAX_ERRORS_SHOWN = 10
 
 _PIECE = 1 << 20
+
+_ENDED = {"cancelled": "was cancelled", "expired": "expired"}
 
 _RANK = {"succeeded": 3, "truncated": 2, "refused": 2, "filtered": 2, "invalid": 2, "failed": 1}
 """Which answer a row gets when several rounds gave one: the better; of equals the later."""
@@ -68,9 +71,14 @@ class Tally:
 
 
 class _Run:
-    """What one shard's batch returned, or didn't; ``attempt`` is None where no batch ran it."""
+    """What one shard's batch returned, or didn't.
 
-    def __init__(self, raw: Raw, shard: Shard, attempt: Attempt | None) -> None:
+    :param attempt: None where no batch ran it.
+    :param stopped: whether that is since the job was stopped.
+    """
+
+    def __init__(self, raw: Raw, shard: Shard, attempt: Attempt | None, *, stopped: bool = False) -> None:
+        self._stopped = stopped
         self.raw = raw
         self.shard = shard
         self.ran = attempt is not None
@@ -85,9 +93,14 @@ class _Run:
 
     def absent(self, row: int, wire: str) -> Answer:
         """Say what became of a row without a line."""
+        if self._stopped and not self.ran:
+            error = {"code": "job_cancelled", "message": "the job was cancelled before this row was sent"}
+            return Answer(wire, "cancelled", error=error)
         if not self.ran:
             return Answer(wire, "missing", error={"code": "not_run", "message": "no batch ran this row"})
-        return absent(wire, self._end, self._issues.get(row))
+        # All rows without a line were counted alike.
+        listed = self._end is not None and "missing" in self._end.rows
+        return absent(wire, self._end, self._issues.get(row), listed=listed)
 
     def had(self, row: int) -> bool:
         """Whether the row was in the shard."""
@@ -143,7 +156,8 @@ class Landing:
 
         def run(shard: Shard) -> _Run:
             attempt = self._state.ended(shard)
-            return _Run(Raw(files, self._read, shard, attempt, step=step, foreign=self._foreign), shard, attempt)
+            raw = Raw(files, self._read, shard, attempt, step=step, foreign=self._foreign)
+            return _Run(raw, shard, attempt, stopped=self._state.stop is not None)
 
         self._first = {}
         sifting = self._state.record.sifting
@@ -295,11 +309,15 @@ def _planned(sifting: Sifting | None, model: str) -> list[int]:
     return [number for number, name in enumerate(sifting.models if sifting else ()) if name == model]
 
 
-def absent(wire: str, end: EndRecord | None, issue: RowIssue | None) -> Answer:
+def absent(wire: str, end: EndRecord | None, issue: RowIssue | None, *, listed: bool) -> Answer:
     """Say what became of a row that a batch returned no line for.
 
     :param issue: what failed the row in the batch's validation, if it is known.
+    :param listed: whether the batch has lines for rows that never ran, so that one without has been lost.
     """
+    if end is not None and end.status in _ENDED and not listed:
+        error = {"code": f"batch_{end.status}", "message": f"the batch {_ENDED[end.status]} before this row ran"}
+        return Answer(wire, cast("Status", end.status), may_repeat=True, error=error)
     if end is None or end.status != "failed":
         error = {"code": "missing", "message": "the batch returned no line for this row"}
         return Answer(wire, "missing", may_repeat=True, error=error)

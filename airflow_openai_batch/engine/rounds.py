@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 USES_A_TRY = ("failed", "missing", "invalid")
 """Open statuses that count towards ``max_rounds``; a row that never ran has not been tried."""
 
+OVERDUE = "overdue"
+"""Why a batch is cancelled that should have ended long ago."""
+
 MAX_INVALID = 1
 """How often an answer that doesn't fit its schema is asked for again."""
 
@@ -28,10 +31,18 @@ def rows_to_repeat(state: JobState, max_rounds: int) -> tuple[Range, ...]:
     """
     if max_rounds < 1:
         return ()
+    cancelled = {
+        attempt.batch.batch_id: attempt.cancel
+        for group in state.attempts.values()
+        for attempt in group
+        if attempt.cancel and attempt.cancel.again and attempt.batch
+    }
+    # A round that was cut short says nothing of what rounds bring; one that was stuck does.
+    cut_short = {batch for batch, cancel in cancelled.items() if cancel.reason != OVERDUE}
     ended = [
         [attempt.end for shard in shards if (attempt := state.ended(shard)) and attempt.end] for shards in state.rounds
     ]
-    if len(ended) > 1 and not any(end.answered or end.issues for end in ended[-1]):
+    if len(ended) > 1 and not any(end.answered or end.issues or end.batch_id in cut_short for end in ended[-1]):
         return ()
     tries, invalid = bytearray(state.record.plan.rows), bytearray(state.record.plan.rows)
     for end in (end for ends in ended for end in ends):
@@ -43,17 +54,11 @@ def rows_to_repeat(state: JobState, max_rounds: int) -> tuple[Range, ...]:
     def may_go(row: int, status: str) -> bool:
         return status not in USES_A_TRY or (tries[row] < max_rounds and invalid[row] <= MAX_INVALID)
 
-    ours = {
-        attempt.batch.batch_id
-        for group in state.attempts.values()
-        for attempt in group
-        if attempt.cancel and attempt.cancel.again and attempt.batch
-    }
     again = [
         row
         for end in ended[-1]
         for status, ranges in end.open.items()
-        if status != "cancelled" or end.batch_id in ours
+        if status != "cancelled" or end.batch_id in cancelled
         for row in expand(ranges)
         if may_go(row, status)
     ]

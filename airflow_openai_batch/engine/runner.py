@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import orjson
-
 from airflow_openai_batch.engine import lifecycle, structured
-from airflow_openai_batch.engine.asking import Asker
-from airflow_openai_batch.engine.bill import describe_bill
+from airflow_openai_batch.engine.asking import Asker, TimeIsUpError
 from airflow_openai_batch.engine.canary import judge
+from airflow_openai_batch.engine.cancelling import cancel_one
 from airflow_openai_batch.engine.collect import Collector
 from airflow_openai_batch.engine.crew import take_all
-from airflow_openai_batch.engine.formats import open_format
 from airflow_openai_batch.engine.journal import MANIFEST, JobState
+from airflow_openai_batch.engine.landing import Lander
 from airflow_openai_batch.engine.lifecycle import (
     Ask,
-    CancelLate,
-    CancelOverdue,
+    Cancel,
     Collect,
     GiveUp,
     OpenRound,
@@ -36,7 +32,6 @@ from airflow_openai_batch.engine.lifecycle import (
     Step,
     Submit,
 )
-from airflow_openai_batch.engine.manifest import build_manifest, tidy
 from airflow_openai_batch.engine.models import (
     BatchSnapshot,
     CancelRecord,
@@ -54,11 +49,9 @@ from airflow_openai_batch.engine.money import Account
 from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.engine.repack import halve, repack
 from airflow_openai_batch.engine.requests import measure
-from airflow_openai_batch.engine.results import RESULTS, Landing, Tally
+from airflow_openai_batch.engine.results import RESULTS
 from airflow_openai_batch.engine.rounds import expand
 from airflow_openai_batch.engine.shards import Limits
-from airflow_openai_batch.engine.sift import KEYS
-from airflow_openai_batch.engine.sifted import Harvest
 from airflow_openai_batch.engine.sources import place_of
 from airflow_openai_batch.engine.submit import SKEW, Submitter, too_large
 from airflow_openai_batch.exceptions import (
@@ -68,12 +61,11 @@ from airflow_openai_batch.exceptions import (
     NotFoundError,
     RateLimitError,
     RejectedError,
-    StoreError,
     UnreachableError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
     from airflow_openai_batch.engine.job import Job
 
@@ -112,31 +104,51 @@ class _Advance:
         foreign = record.foreign is not None
         self._collector = Collector(job.api, job.store, self._check, job.clock, foreign=foreign)
         self._submitter = Submitter(
-            job.api, job.store, job.journal, job.spec, job.clock, create_timeout=job.rules.create_timeout
+            job.api,
+            job.store,
+            job.journal,
+            job.spec,
+            job.clock,
+            create_timeout=job.rules.create_timeout,
+            may_buy=job.halt.check,
         )
         self._rules = replace(job.rules, max_rounds=0, overdue=math.inf) if foreign else job.rules_for(record)
         self._account = Account(record, job.spec)
         self._snapshots: dict[str, BatchSnapshot] = {}
         self._looked_up: set[Key] = set()
+        self._cancelled: set[str] = set()
+        self._lander = Lander(job, record, self._account, self._check)
 
     def run(self, stop: Stop, *, new_try: bool) -> Done | Ended | Waiting:
         job = self._job
         manifest = job.journal.manifest()
         if manifest is not None:
             self._same_job(manifest)
-            return Done(self._in_format(manifest) if stop == "landed" else manifest)
+            return Done(self._lander.in_format(manifest) if stop == "landed" else manifest)
         state = job.journal.state(self._record)
-        self._account.check_estimate(state, self._rules.way)
+        if state.stop is None:
+            self._account.check_estimate(state, self._rules.way)
         lost = self._look(state)
         if new_try and self._note_kills(state):
             state = job.journal.state(self._record)
         while True:
             now = job.clock()
             self._judge_canary(state)
-            decision = lifecycle.decide(state, self._snapshots, now, self._rules, looked_up=frozenset(self._looked_up))
+            decision = lifecycle.decide(
+                state,
+                self._snapshots,
+                now,
+                self._rules,
+                looked_up=frozenset(self._looked_up),
+                cancelled=frozenset(self._cancelled),
+            )
             if decision.steps:
                 progress = Progress("Submitting and collecting", "steps", len(decision.steps))
-                take_all(decision.steps, partial(self._take, state=state, progress=progress), job.at_once)
+                try:
+                    take_all(decision.steps, partial(self._take, state=state, progress=progress), job.at_once)
+                except TimeIsUpError as up:
+                    state = job.journal.state(self._record)
+                    self._time_out([a.batch.batch_id for a in state.in_flight() if a.batch], state, up.timeout)
                 state = job.journal.state(self._record)
                 continue
             job.journal.write_digest(self._record)
@@ -144,7 +156,7 @@ class _Advance:
                 return self._wait(decision.waiting, state, now, lost=lost)
             if stop != "landed":
                 return Ended(state.batch_ids())
-            return Done(self._land(state))
+            return Done(self._lander.land(state))
 
     def _same_job(self, manifest: dict[str, Any]) -> None:
         if manifest["job"] != self._record.job:
@@ -199,6 +211,8 @@ class _Advance:
 
     def _judge_canary(self, state: JobState) -> None:
         """See whether the rows that were asked first did well enough, until others are bought."""
+        if state.stop is not None:
+            return
         shards = [shard for shard in state.rounds[0] if shard.kind == "canary"]
         others = any(attempt.intent for shard in state.rounds[0] if shard not in shards for attempt in state.of(shard))
         ended = [attempt for shard in shards if (attempt := state.ended(shard))]
@@ -209,6 +223,7 @@ class _Advance:
 
     def _take(self, step: Step, state: JobState, progress: Progress) -> bool:
         """Take one step; whether the steps after it still make sense."""
+        self._job.halt.check()
         go_on = self._do(step, state)
         progress.add(1)
         return go_on
@@ -220,8 +235,7 @@ class _Advance:
             Resolve: self._resolve,
             Requeue: lambda step, _: self._submitter.requeue(step),
             Collect: lambda step, _: self._collect(step),
-            CancelOverdue: lambda step, _: self._cancel_overdue(step),
-            CancelLate: lambda step, _: self._cancel_late(step),
+            Cancel: lambda step, _: self._cancel(step),
             Split: self._split,
             GiveUp: self._give_up,
             OpenRound: self._open_round,
@@ -263,20 +277,13 @@ class _Advance:
         log.warning("Row %s is too large for the queue of %s", row, step.shard.model)
         return True
 
-    def _cancel_overdue(self, step: CancelOverdue) -> None:
-        """Cancel a batch that is long past its window; what it didn't finish goes again, as if it had expired."""
-        log.warning("Batch %s should have ended long ago and is still %s", step.snapshot.id, step.snapshot.status)
-        self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "overdue", again=True))
-        self._snapshots[step.snapshot.id] = self._job.api.cancel_batch(step.snapshot.id)
-
-    def _cancel_late(self, step: CancelLate) -> None:
-        """Cancel a batch for the deadline."""
-        if step.attempt.batch is None:
-            return
-        batch_id = step.attempt.batch.batch_id
-        log.info("The deadline is near; cancelling batch %s, what it hasn't answered is asked directly", batch_id)
-        self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "deadline", again=True))
-        self._snapshots[batch_id] = self._job.api.cancel_batch(batch_id)
+    def _cancel(self, step: Cancel) -> None:
+        job = self._job
+        batch = cancel_one(job.api, job.journal, job.clock, step.attempt, step.reason, again=step.again)
+        if batch is not None:
+            log.warning("Cancelled batch %s (%s); it is %s", batch.id, step.reason, batch.status)
+            self._snapshots[batch.id] = batch
+            self._cancelled.add(batch.id)
 
     def _collect(self, step: Collect) -> None:
         if step.snapshot.status == "cancelled" and step.attempt.cancel is None:
@@ -311,85 +318,20 @@ class _Advance:
         if lost:
             until.append(now + _RETRY_SOON)
         timeout = self._job.spec.timeout
-        begun = first_submission(state)
+        begun = state.first_submission()
         if timeout is not None and begun is not None:
             if now >= begun + timeout:
-                self._time_out(waiting, state, timeout)
+                self._time_out(waiting.batches, state, timeout)
             until.append(begun + timeout)
         return replace(waiting, until=min(until, default=None))
 
-    def _time_out(self, waiting: Waiting, state: JobState, timeout: float) -> NoReturn:
+    def _time_out(self, running: Sequence[str], state: JobState, timeout: float) -> NoReturn:
         """Land what is finished, without a manifest, since the job isn't done; then say what still runs."""
-        rows = self._land_parts(state).rows
+        rows = self._lander.land_parts(state).rows
         finished = self._record.plan.rows - rows["missing"]
         raise JobTimeoutError(
             f"The job at {self._record.destination} isn't done {timeout:,.0f} s after its first submission. "
             f"{finished:,} of {self._record.plan.rows:,} rows are landed at {self._job.store.address(RESULTS)}, the "
-            f"others as missing. Still running, and billing what they finish: {', '.join(waiting.batches) or 'none'}. "
+            f"others as missing. Still running, and billing what they finish: {', '.join(running) or 'none'}. "
             "Clear the task with a longer timeout to go on where it is; to stop it, use OpenAIBatchCancelOperator."
         )
-
-    def _land_parts(self, state: JobState, harvest: Harvest | None = None) -> Tally:
-        """Land all parts in the format that is wanted."""
-        record, spec = self._record, self._job.spec
-        format_ = open_format(
-            str(spec.result_format or record.settings.get("result_format") or "jsonl"),
-            columns=record.plan.columns,
-            response_format=record.parameters.get("response_format"),
-            endpoint=str(record.parameters["endpoint"]),
-            cached=record.sifting is not None,
-        )
-        landing = Landing(self._job.store, state, self._check, foreign=record.foreign is not None, harvest=harvest)
-        return landing.land(record.plan.parts, format_)
-
-    def _in_format(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Land a finished job again where its results are wanted in another format; it costs nothing.
-
-        The old files stay: the manifests of other tasks name them.
-        """
-        job = self._job
-        if job.spec.result_format in {None, manifest["format"]}:
-            return manifest
-        log.info("Landing %s again: as %s, not %s", job.store.url, job.spec.result_format, manifest["format"])
-        tally = self._land_parts(job.journal.state(self._record))
-        manifest = {**manifest, "format": tally.format, "files": tally.files}
-        job.store.put(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-        return manifest
-
-    def _land(self, state: JobState) -> dict[str, Any]:
-        job, plan = self._job, self._record.plan
-        log.info("Landing %s rows at %s", f"{plan.rows:,}", job.store.address(RESULTS))
-        bill = self._account.bill(state)
-        with self._harvest() as harvest:
-            manifest = build_manifest(self._record, state, self._land_parts(state, harvest), bill, job.clock())
-        if job.spec.delete_files and self._record.foreign is None:
-            tidy(job.api, state)
-        job.store.put(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
-        job.store.sweep()
-        rows = ", ".join(f"{count:,} {status}" for status, count in manifest["rows"].items() if count)
-        log.info("Landed %s: %s", job.store.url, rows)
-        for line in describe_bill(bill):
-            log.info("%s", line)
-        return manifest
-
-    @contextmanager
-    def _harvest(self) -> Iterator[Harvest | None]:
-        """Give what takes answers for the cache, and bring them there when all is landed.
-
-        A cache that can't be written costs the next job money, not this one its results.
-        """
-        cache = self._job.cache() if self._record.sifting is not None else None
-        if cache is None or not self._job.store.exists(KEYS):
-            yield None
-            return
-        with closing(Harvest(self._job.store)) as harvest:
-            yield harvest
-            try:
-                log.info("Added %s answers to the cache", f"{harvest.bring(cache, self._record.job):,}")
-            except StoreError as error:
-                log.warning("The cache at %s couldn't be added to: %s", self._job.spec.cache, error)
-
-
-def first_submission(state: JobState) -> float | None:
-    """Return when the job's first create was sent, None while none was."""
-    return min((attempt.intent.at for attempt in state.all_attempts() if attempt.intent), default=None)

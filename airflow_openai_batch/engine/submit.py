@@ -116,6 +116,7 @@ class Submitter:
     """Uploads shards and creates their batches.
 
     :param create_timeout: seconds after its intent past which a create without a file isn't sent any more.
+    :param may_buy: asked right before each create; raises an error where there is to be none.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Submitter:
         clock: Callable[[], float],
         *,
         create_timeout: float = Rules.create_timeout,
+        may_buy: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
         self._store = store
@@ -134,6 +136,7 @@ class Submitter:
         self._spec = spec
         self._clock = clock
         self._create_timeout = create_timeout
+        self._may_buy = may_buy
 
     def submit(self, step: Submit, state: JobState) -> BatchSnapshot | None:
         """Create the batch of a shard; None where somebody else did, or it has to wait.
@@ -147,6 +150,7 @@ class Submitter:
         trail = state.of(shard)
         kept = self._usable_file(trail) or self._left_behind(shard, key, trail)
         file_id, created_at = kept or self._upload(job, shard, key)
+        self._may_buy()
         if not self._journal.write(key, IntentRecord(self._clock(), file_id, created_at)):
             log.info("Attempt %s is in other hands", key)
             others = next((a.intent for a in self._journal.state(state.record).of(shard) if a.key == key), None)
@@ -162,6 +166,7 @@ class Submitter:
         if content is None:
             raise self._changed(f"{SHARDS}/{shard.name}")
         self._drop_upload(key, state.of(shard))
+        self._may_buy()
         since = Since(self._clock)
         now = self._clock()
         if not self._journal.write(key, IntentRecord(now, "", now)):

@@ -13,7 +13,7 @@ from airflow.configuration import conf
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import BaseOperator
 
-from airflow_openai_batch.exceptions import JournalError, OpenAIBatchError
+from airflow_openai_batch.exceptions import JobHaltedError, JournalError, OpenAIBatchError
 from airflow_openai_batch.hooks.openai_batch import DEFAULT_CONN_ID, OpenAIBatchHook
 from airflow_openai_batch.links.openai_batch import OpenAIBatchLink, ResultsLink
 from airflow_openai_batch.operators.destination import below_root
@@ -122,6 +122,7 @@ class JobOperator(BaseOperator):
         self.resumed = False
         self.landed: dict[str, Any] | None = None
         self._running: tuple[Job, Any] | None = None
+        self._is_over = False
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
@@ -168,7 +169,6 @@ class JobOperator(BaseOperator):
     def go_on(self, context: Context, *, new_try: bool) -> Any:
         """Do what both a new try and a task that was woken do."""
         from airflow_openai_batch.engine.models import Waiting
-        from airflow_openai_batch.engine.runner import advance
 
         self.resumed = not new_try
         report = Report(context["ti"], self.log)
@@ -183,7 +183,7 @@ class JobOperator(BaseOperator):
                     outcome: Done | Ended | Waiting = opened
                 else:
                     self._running = (opened, context["ti"])
-                    outcome = advance(opened, stop=self.stop, new_try=new_try and self.cancel_on_kill)
+                    outcome = self._advanced(opened, new_try=new_try and self.cancel_on_kill)
                     new_try = False
                 self.watched_batches = _batches(outcome) or self.watched_batches
                 if not isinstance(opened, Waiting) and self._is_enough(outcome):
@@ -217,10 +217,29 @@ class JobOperator(BaseOperator):
         from airflow_openai_batch.triggers.kill import is_over_soon
 
         job, ti = self._running
+        # Whatever follows: this process is to end, and threads of it may be about to buy.
+        job.halt.set()
         if self.cancel_on_kill and is_over_soon(ti, KILL_PATIENCE):
-            self.log.info("Cancelled: %s", ", ".join(job.cancel("on_kill", again=True)) or "no batch was running")
+            self._is_over = True
+            self._cancel(job)
         else:
             self.log.info("The next try goes on with the job's batches; none is cancelled")
+
+    def _cancel(self, job: Job) -> None:
+        from airflow_openai_batch.engine.lifecycle import ON_KILL
+
+        self.log.info("Cancelled: %s", ", ".join(job.cancel(ON_KILL, again=True)) or "no batch was running")
+
+    def _advanced(self, job: Job, *, new_try: bool) -> Done | Ended | Waiting:
+        from airflow_openai_batch.engine.runner import advance
+
+        try:
+            return advance(job, stop=self.stop, new_try=new_try)
+        except JobHaltedError:
+            if self._is_over:
+                # Creates that were on their way when the task was ended have answered by now.
+                self._cancel(job)
+            raise
 
     def _landed_before(self, opened: Job | Waiting) -> str | None:
         """Return the job that lies landed at the destination; a task that had to wait for it has landed it itself."""

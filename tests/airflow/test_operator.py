@@ -12,6 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk import DAG, Param, task
 
+from airflow_openai_batch.exceptions import JobHaltedError
 from airflow_openai_batch.operators.base import JobOperator
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
 
@@ -219,6 +220,33 @@ def test_a_kill_cancels_the_batches_only_when_the_task_is_over(
     (batch_id,) = operator.watched_batches
     states = {batch["id"]: batch["status"] for batch in slow_emulator.ledger.batches}
     assert states[batch_id].startswith("cancel") is cancelled
+
+
+def test_a_task_that_is_ended_while_it_submits_buys_nothing_more_and_cancels_what_was_on_its_way(
+    connect, slow_emulator, tmp_path, monkeypatch
+):
+    from airflow_openai_batch.client.synchronous import OpenAIBatchClient
+
+    connect(slow_emulator)
+    monkeypatch.setattr("airflow_openai_batch.triggers.kill.is_over", lambda _ti: True)
+    before = len(slow_emulator.ledger.batches)
+    operator = OpenAIBatchOperator(
+        task_id="label", source=ROWS * 20, destination=f"{tmp_path}/out", max_batch_requests=1, **QUICK
+    )
+    create, calls = OpenAIBatchClient.create_batch, []
+
+    def killed(self, **given):
+        calls.append(given)
+        if len(calls) == 3:
+            operator.on_kill()
+        return create(self, **given)
+
+    monkeypatch.setattr(OpenAIBatchClient, "create_batch", killed)
+    with pytest.raises(JobHaltedError):
+        operator.execute({"ti": SimpleNamespace(dag_id="d", task_id="label", run_id="r", map_index=-1)})
+    made = slow_emulator.ledger.batches[before:]
+    assert 3 <= len(made) <= 3 + 4
+    assert {batch["status"] for batch in made} <= {"cancelling", "cancelled"}
 
 
 def test_a_kill_before_anything_ran_is_no_error(tmp_path):

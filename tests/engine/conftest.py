@@ -138,7 +138,8 @@ class FakeAPI:
 
     def cancel_batch(self, batch_id):
         self._begin("cancel_batch")
-        self.batches[batch_id] = replace(self.batches[batch_id], status="cancelling")
+        if not self.batches[batch_id].ended:
+            self.batches[batch_id] = replace(self.batches[batch_id], status="cancelling")
         return self.batches[batch_id]
 
     def download(self, file_id, target):

@@ -281,9 +281,15 @@ def test_a_batch_that_does_not_even_end_when_cancelled_is_taken_to_have_expired(
     fake.batches["batch-0"] = replace(fake.batches["batch-0"], expires_at=clock.now)
     for _ in range(2):
         clock.now += 3_601
+        waiting = advance(fakes.job(ROWS, max_rounds=1))
+    assert waiting.batches == ("batch-1",)
+    fake.batches["batch-1"] = replace(fake.batches["batch-1"], expires_at=clock.now)
+    for _ in range(2):
+        clock.now += 3_601
         outcome = advance(fakes.job(ROWS, max_rounds=1))
+    # A second round in which nothing was answered is the last.
     assert isinstance(outcome, Done)
-    assert outcome.manifest["rows"]["missing"] == 4
+    assert outcome.manifest["rows"]["expired"] == 4
 
 
 def test_a_destination_that_another_task_instance_works_on_is_refused(fakes):

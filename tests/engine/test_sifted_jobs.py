@@ -445,13 +445,13 @@ def test_cache_canary_and_repeats_go_together(fakes):
 
 
 def test_a_landing_that_dies_before_the_manifest_caches_its_answers_once(fakes, monkeypatch):
-    from airflow_openai_batch.engine import runner
+    from airflow_openai_batch.engine import landing
 
     rows = prompts("a", "b")
     advance(cached_job(fakes, rows, 1))
     end_all(fakes)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "tidy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(landing, "tidy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             advance(cached_job(fakes, rows, 1, delete_files=True))
     files = sorted((fakes.folder / "cache").rglob("*.parquet"))

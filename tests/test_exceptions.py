@@ -42,6 +42,7 @@ def test_the_tree_in_the_docstring_is_the_real_one():
 
 def test_only_what_may_end_otherwise_is_retryable():
     assert {name for name, cls in ERRORS.items() if cls.retryable} == {
+        "JobHaltedError",
         "JobOwnedError",
         "JobUnfinishedError",
         "StoreError",

@@ -43,7 +43,6 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchOperator):
         *DecoratedOperator.template_fields,
         *(name for name in OpenAIBatchOperator.template_fields if name not in ROWS),
     )
-    template_ext: Sequence[str] = ()
     template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:

@@ -28,10 +28,12 @@ from airflow_openai_batch.operators.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
+    from typing import TypeGuard
 
     from airflow.sdk import Context
+    from jinja2 import Environment
 
     from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.models import Done, Ended, Waiting
@@ -112,7 +114,6 @@ class OpenAIBatchOperator(EconomicalOperator):
         "poll_interval",
         *TEMPLATED,
     )
-    template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
 
     def __init__(
@@ -179,6 +180,26 @@ class OpenAIBatchOperator(EconomicalOperator):
             self.timeout = seconds(timeout, "timeout")
             check_parameters(vars(self))
             self.check_source()
+
+    def resolve_template_files(self) -> None:
+        """Read the query's file, if it is in one, when the DAG is parsed.
+
+        ``template_ext`` would take any templated value that ends so for a file: a prompt, a row's column.
+        """
+        if _is_file(self.sql):
+            try:
+                self.sql = _read(self.sql, self.get_template_env())
+            except Exception:
+                self.log.exception("sql: %s can't be read", self.sql)
+        super().resolve_template_files()
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Environment, seen_oids: set[int]
+    ) -> None:
+        """Read the file of a mapped task, which wasn't there at parse; a name that came by XCom is none."""
+        if parent is self and _is_file(self.sql) and id(self.sql) not in seen_oids:
+            self.sql = _read(self.sql, jinja_env)
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
 
     def check_source(self) -> None:
         """Check that one source is given, and one only."""
@@ -273,6 +294,17 @@ class OpenAIBatchOperator(EconomicalOperator):
     def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
         """Return the manifest, or fail where too many rows did."""
         return checked_manifest(outcome, self.max_failed_ratio, self.conn_id)
+
+
+def _is_file(sql: Any) -> TypeGuard[str]:
+    return isinstance(sql, str) and sql.endswith(".sql")
+
+
+def _read(name: str, env: Environment) -> str:
+    """Return a file beside the DAG, or below its ``template_searchpath``, as it is before it is rendered."""
+    from jinja2 import BaseLoader
+
+    return (env.loader or BaseLoader()).get_source(env, name)[0]
 
 
 class OpenAIBatchSubmitOperator(OpenAIBatchOperator):

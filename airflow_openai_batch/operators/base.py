@@ -35,7 +35,7 @@ KILL_PATIENCE = 3.0
 """Seconds for finding out in a signal handler whether the task is over; a worker is killed soon after."""
 
 LEEWAY = 900.0
-"""Seconds that Airflow's own deadline leaves the trigger's, after which no code of ours would run any more."""
+"""Seconds by which Airflow's own timeout is later than the job's, after which no code of ours would run any more."""
 
 
 def default_deferrable() -> bool:
@@ -282,8 +282,17 @@ class JobOperator(BaseOperator):
                 since=now,
             ),
             method_name="execute_complete",
-            timeout=None if waiting.until is None else timedelta(seconds=waiting.until - now + LEEWAY),
+            timeout=self._patience(),
         )
+
+    def _patience(self) -> timedelta | None:
+        """Return when Airflow gives up on the trigger: past the job's ``timeout``, and never where there is none.
+
+        ``Waiting.until`` is no end but a time to look again, which may be late: no triggerer may be up.
+        """
+        timeout = self._running[0].spec.timeout if self._running else None
+        # It counts from the first submission, so it can't be over any later.
+        return None if timeout is None else timedelta(seconds=timeout + LEEWAY)
 
 
 def _batches(outcome: Done | Ended | Waiting) -> tuple[str, ...]:

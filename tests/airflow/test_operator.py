@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from datetime import datetime, timezone
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk import DAG, Param, task
 
-from airflow_openai_batch.operators.base import JobOperator
+from airflow_openai_batch.engine import runner
+from airflow_openai_batch.operators.base import LEEWAY, JobOperator
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
 
 PROMPT = "Is this positive or negative? {{ row.text }}"
@@ -171,6 +174,22 @@ def test_after_a_deferral_a_new_worker_needs_the_event_alone(connection, tmp_pat
     assert manifest["rows"]["succeeded"] == 2
     # The links of this last segment are stored over those of the first.
     assert another.watched_batches == (batch_id,)
+
+
+@pytest.mark.parametrize(("timeout", "patience"), [(None, None), (3600, timedelta(seconds=3600 + LEEWAY))])
+def test_while_no_triggerer_is_up_only_the_jobs_own_timeout_ends_the_wait(
+    connect, slow_emulator, tmp_path, monkeypatch, timeout, patience
+):
+    connect(slow_emulator)
+    soon, advance = time.time() + 30, runner.advance
+    monkeypatch.setattr(runner, "advance", lambda *args, **given: replace(advance(*args, **given), until=soon))
+    operator = OpenAIBatchOperator(
+        task_id="label", source=ROWS, destination=f"{tmp_path}/out", timeout=timeout, deferrable=True, **QUICK
+    )
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute({"ti": SimpleNamespace(dag_id="d", task_id="label", run_id="r", map_index=-1)})
+    assert deferred.value.trigger.until == soon
+    assert deferred.value.timeout == patience
 
 
 def test_a_timeout_fails_the_task_once_and_names_what_still_runs(run_dag, connect, slow_emulator, tmp_path):

@@ -14,6 +14,7 @@ from airflow_openai_batch.operators.base import concurrency, final_errors, open_
 from airflow_openai_batch.operators.economy import TEMPLATED, EconomicalOperator
 from airflow_openai_batch.operators.outcome import checked_manifest
 from airflow_openai_batch.operators.parameters import (
+    check_all_images,
     check_metadata,
     check_model,
     check_parameters,
@@ -221,8 +222,10 @@ class OpenAIBatchOperator(EconomicalOperator):
         # Azure and some gateways have other paths. One that the user gave in their form is sent as it is.
         url = self.hook.client.config.wire_path(endpoint) if endpoint == self.endpoint else self.endpoint
         # Rendered by now, and what is wrong with it would else be found once the shard is uploaded.
-        check_metadata(self.metadata)
+        metadata = self.metadata or {}
+        check_metadata(metadata)
         check_model(self.model, self.body)
+        check_all_images(vars(self))
         request = RequestSpec(
             prompt=self.prompt,
             system=self.system,
@@ -241,7 +244,7 @@ class OpenAIBatchOperator(EconomicalOperator):
             bytes_per_batch=bytes_per_batch(submission, self.max_batch_bytes),
             submission=submission,
             completion_window=self.completion_window,
-            metadata={str(name): str(value) for name, value in self.metadata.items()},
+            metadata={str(name): str(value) for name, value in metadata.items()},
             owner={"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": str(ti.map_index)},
             max_rounds=self.max_rounds,
             max_enqueued_tokens=self.max_enqueued_tokens,

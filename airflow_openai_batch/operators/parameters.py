@@ -78,12 +78,11 @@ def check_parameters(known: Mapping[str, Any]) -> None:
     check_model(known.get("model"), body)
     check_templates(known.get("prompt"), known.get("system"), body)
     check_response_format(known.get("response_format"))
-    check_metadata(known.get("metadata") or {})
+    if not is_template(known.get("metadata")):
+        check_metadata(known.get("metadata") or {})
     check_sql(known)
     check_economy(known)
-    endpoint = str(known.get("endpoint") or next(iter(ENDPOINTS)))
-    endpoint = endpoint if endpoint.startswith("/v1/") else f"/v1{endpoint}"
-    check_images(known.get("image_columns"), known.get("image_root"), known.get("image_detail"), endpoint)
+    check_all_images(known)
 
 
 def check_economy(known: Mapping[str, Any]) -> None:
@@ -115,8 +114,19 @@ def check_economy(known: Mapping[str, Any]) -> None:
 
 
 def is_template(value: Any) -> bool:
-    """Whether a value is to be rendered yet: text with braces, or an XCom."""
-    return ("{{" in value or "{%" in value) if isinstance(value, str) else hasattr(value, "resolve")
+    """Whether a value is to be rendered yet: text with braces, or an XCom. A path has a ``resolve`` of another kind."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    return hasattr(value, "resolve") and not hasattr(value, "as_posix")
+
+
+def check_all_images(known: Mapping[str, Any]) -> None:
+    """Check the parameters about images; a root that is an XCom is checked once it is there."""
+    endpoint = str(known.get("endpoint") or next(iter(ENDPOINTS)))
+    endpoint = endpoint if endpoint.startswith("/v1/") else f"/v1{endpoint}"
+    root = known.get("image_root")
+    root = str(root) if is_template(root) else root
+    check_images(known.get("image_columns"), root, known.get("image_detail"), endpoint)
 
 
 def check_sql(known: Mapping[str, Any]) -> None:
@@ -225,5 +235,5 @@ def check_metadata(metadata: Any) -> None:
     if len(metadata) > MAX_METADATA:
         raise ConfigurationError(f"metadata: at most {MAX_METADATA} pairs, not {len(metadata)}")
     for name, value in metadata.items():
-        if len(str(name)) > 64 or len(str(value)) > 512:  # noqa: PLR2004 - the two limits that are named above
+        if len(str(name)) > 64 or (len(str(value)) > 512 and not is_template(value)):  # noqa: PLR2004 - the two limits that are named above
             raise ConfigurationError(f"metadata: {str(name)[:64]!r}: keys have at most 64 characters, values 512")

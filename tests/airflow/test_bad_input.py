@@ -64,6 +64,8 @@ CASES = {
     ),
     "empty_destination": ({"destination": ""}, ["destination"]),
     "bad_metadata": ({"metadata": {"note": "{{ 'x' * 513 }}"}}, ["metadata: 'note': keys have at most 64"]),
+    "metadata_that_is_text": ({"metadata": "{{ 'team' }}"}, ["metadata: a mapping is needed, not str"]),
+    "no_folder_of_images": ({"image_columns": "text", "image_root": "{{ '' }}"}, ["image_root: a string is needed"]),
     "bad_poll_interval": ({"poll_interval": "{{ 'soon' }}"}, ["poll_interval: a positive number"]),
 }
 

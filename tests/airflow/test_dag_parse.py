@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -170,6 +171,33 @@ def test_the_function_of_the_decorator_alone_gives_the_rows(given):
 def test_bad_image_parameters_are_named(given, message):
     with pytest.raises(ConfigurationError, match=message):
         OpenAIBatchOperator(task_id="bad", source=[], destination="/out", **given)
+
+
+@pytest.mark.parametrize("operator", [OpenAIBatchOperator, OpenAIBatchSubmitOperator])
+def test_metadata_and_the_folder_of_images_may_be_xcoms_and_templates(operator):
+    with DAG("by_template", schedule=None):
+
+        @task
+        def given():
+            return {}
+
+        whole = operator(
+            task_id="xcom", source=[], destination="/out", metadata=given(), image_columns="a", image_root=given()
+        )
+        operator.partial(task_id="mapped", source=[], metadata=given(), image_columns="a", image_root=given()).expand(
+            destination=["/out"]
+        )
+        text = operator(task_id="text", source=[], destination="/out", metadata="{{ params.pairs }}")
+        long = operator(task_id="long", source=[], destination="/out", metadata={"a": "{{ 1 }}" + " " * 512})
+    assert whole.upstream_task_ids
+    assert text.metadata == "{{ params.pairs }}"
+    assert long.metadata["a"].startswith("{{")
+
+
+@pytest.mark.parametrize("root", [Path("/images"), 5, ""])
+def test_a_folder_of_images_is_text(root):
+    with pytest.raises(ConfigurationError, match="image_root: a string is needed"):
+        OpenAIBatchOperator(task_id="bad", source=[], destination="/out", image_columns="a", image_root=root)
 
 
 def test_an_endpoint_that_is_a_template_is_checked_once_it_is_rendered():

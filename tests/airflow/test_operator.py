@@ -64,6 +64,47 @@ def test_source_destination_model_and_metadata_are_templated(run_dag, connection
     assert (batch["metadata"]["dag"], batch["metadata"]["rows"]) == ("templated", "2")
 
 
+def test_metadata_and_the_folder_of_images_may_come_from_an_upstream_task(run_dag, connection, emulator, tmp_path):
+    Path(tmp_path, "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    before = len(emulator.ledger.batches)
+    given = {"source": [{"text": "great food", "image": "dot.png"}], "image_columns": "image", **QUICK}
+    with DAG("more_by_xcom", schedule=None) as dag:
+
+        @task
+        def pairs():
+            return {"team": "lake"}
+
+        @task
+        def folder():
+            return str(tmp_path)
+
+        OpenAIBatchOperator(
+            task_id="label", metadata=pairs(), image_root=folder(), destination=f"{tmp_path}/out", **given
+        )
+    run = run_dag(dag)
+    assert run.state == "success", run.errors
+    (batch,) = batches_since(emulator, before)
+    assert batch["metadata"]["team"] == "lake"
+
+
+def test_metadata_may_be_one_native_template_or_nothing_in_the_end(run_dag, connection, emulator, tmp_path):
+    before = len(emulator.ledger.batches)
+    with DAG(
+        "native", schedule=None, render_template_as_native_obj=True, params={"pairs": {"team": "lake"}, "none": None}
+    ) as dag:
+        for name in ("pairs", "none"):
+            OpenAIBatchOperator(
+                task_id=name,
+                source=ROWS,
+                metadata=f"{{{{ params.{name} }}}}",
+                destination=f"{tmp_path}/{name}",
+                **QUICK,
+            )
+    run = run_dag(dag)
+    assert run.state == "success", run.errors
+    assert sorted(str(batch["metadata"].get("team")) for batch in batches_since(emulator, before)) == ["None", "lake"]
+
+
 def test_rows_come_from_an_upstream_task_and_the_manifest_goes_to_the_next(run_dag, connection, tmp_path):
     with DAG("by_xcom", schedule=None) as dag:
 

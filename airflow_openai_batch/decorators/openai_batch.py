@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_openai_batch.exceptions import ConfigurationError
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
-from airflow_openai_batch.operators.parameters import ParameterError, check_parameters, parameters_checked
+from airflow_openai_batch.operators.parameters import ParameterError, check_job, parameters_checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -84,7 +84,7 @@ def openai_batch_task(python_callable: Callable[..., Any] | None = None, **kwarg
     """
     with parameters_checked():
         check_rows(name for name in ROWS if name in kwargs)
-        check_parameters(kwargs)
+        check_job(kwargs)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=OpenAIBatchDecoratedOperator, **kwargs
     )

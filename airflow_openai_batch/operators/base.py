@@ -115,7 +115,7 @@ class JobOperator(BaseOperator):
         self.destination = destination
         self.poll_interval = poll_interval
         with parameters_checked():
-            check_parameters({"poll_interval": poll_interval})
+            check_parameters({"poll_interval": poll_interval, "deferrable": deferrable})
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         self.watched_batches: tuple[str, ...] = ()
         self.base_url: str | None = None
@@ -130,8 +130,13 @@ class JobOperator(BaseOperator):
         :raises ConfigurationError: a parameter that can't be right.
         """
         with parameters_checked():
-            check_parameters(kwargs)
+            cls.check(kwargs)
         return super().partial(**kwargs)
+
+    @staticmethod
+    def check(known: Mapping[str, Any]) -> None:
+        """Check a task's parameters by name, or those that mapped tasks have in common."""
+        check_parameters(known)
 
     @cached_property
     def hook(self) -> OpenAIBatchHook:

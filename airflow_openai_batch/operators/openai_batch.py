@@ -15,9 +15,9 @@ from airflow_openai_batch.operators.economy import TEMPLATED, EconomicalOperator
 from airflow_openai_batch.operators.outcome import checked_manifest
 from airflow_openai_batch.operators.parameters import (
     check_all_images,
+    check_job,
     check_metadata,
     check_model,
-    check_parameters,
     parameters_checked,
     seconds,
 )
@@ -179,8 +179,13 @@ class OpenAIBatchOperator(EconomicalOperator):
         self.submission = submission
         with parameters_checked():
             self.timeout = seconds(timeout, "timeout")
-            check_parameters(vars(self))
+            self.check(vars(self))
             self.check_source()
+
+    @staticmethod
+    def check(known: Mapping[str, Any]) -> None:
+        """Check a task's parameters by name, or those that mapped tasks have in common."""
+        check_job(known)
 
     def resolve_template_files(self) -> None:
         """Read the query's file, if it is in one, when the DAG is parsed.

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_openai_batch.exceptions import ConfigurationError
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
-from airflow_openai_batch.operators.parameters import ParameterError, check_parameters, parameters_checked
+from airflow_openai_batch.operators.parameters import ParameterError, check_job, parameters_checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -43,7 +43,6 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchOperator):
         *DecoratedOperator.template_fields,
         *(name for name in OpenAIBatchOperator.template_fields if name not in ROWS),
     )
-    template_ext: Sequence[str] = ()
     template_fields_renderers: ClassVar[dict[str, str]] = {**DecoratedOperator.template_fields_renderers}
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
@@ -85,7 +84,7 @@ def openai_batch_task(python_callable: Callable[..., Any] | None = None, **kwarg
     """
     with parameters_checked():
         check_rows(name for name in ROWS if name in kwargs)
-        check_parameters(kwargs)
+        check_job(kwargs)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=OpenAIBatchDecoratedOperator, **kwargs
     )

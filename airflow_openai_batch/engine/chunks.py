@@ -57,7 +57,9 @@ class Chunk:
     :ivar inputs: how much of a batch's count each takes up; empty: one each.
     :ivar identities: the ids that results show, as JSON.
     :ivar columns: the rows' columns, as JSON.
-    :ivar custom_ids: users' own ids: one for each row that has one.
+    :ivar custom_ids: users' own ids: one for each row that has one; an empty one is none.
+    :ivar named: the numbers of these rows, but for requests taken as they stand.
+    :ivar unnamed: the numbers of the rows that have none.
     :ivar problems: what is wrong with rows, which have no requests then.
     """
 
@@ -71,7 +73,9 @@ class Chunk:
         "identities",
         "inputs",
         "models",
+        "named",
         "problems",
+        "unnamed",
     )
 
     def __init__(self, first: int, wire: bytes, several: int) -> None:
@@ -84,6 +88,8 @@ class Chunk:
         self.identities: list[bytes] = []
         self.columns: list[bytes] = []
         self.custom_ids: list[str] = []
+        self.named: list[int] = []
+        self.unnamed: Sequence[int] = ()
         self.problems: list[Problem] = []
 
     def take(self, block: ReadyRows, *, embeds: bool) -> None:
@@ -164,6 +170,7 @@ class ChunkMaker:
         # No request is surely small enough where each is several.
         surely = 0 if self._builder.models else self._surely
         bodies, models, identities, columns = made.bodies, made.models, made.identities, made.columns
+        named = made.named
         for number, data in enumerate(block.records, row):
             try:
                 custom_id, body, shown = request(data)
@@ -183,12 +190,14 @@ class ChunkMaker:
                 where = place(block.path, block.line + number - row)
                 made.problems.append(Problem(where, error.field, str(error)))
                 continue
-            if custom_id is not None:
+            if custom_id:
                 made.custom_ids.append(custom_id)
+                named.append(number)
             bodies.append(encoded)
             models.append(body["model"])
             identities.append(identity)
             columns.append(column)
+        made.unnamed = _others(range(row, row + len(block.records)), named)
         return made
 
     def _add(self, made: Chunk, row: int, custom_id: str | None, body: dict[str, Any], shown: dict[str, Any]) -> None:
@@ -199,8 +208,9 @@ class ChunkMaker:
         identity = _encode("custom_id", custom_id) if custom_id else b'"r%d"' % row
         column = _encode("", shown) if shown else b"{}"
         inputs = self._count(body)
-        if custom_id is not None:
+        if custom_id:
             made.custom_ids.append(custom_id)
+            made.named.append(row)
         for number, model in enumerate(self._builder.models or (body["model"],), row * self._several):
             encoded = _encode("body", {**body, "model": model})
             size = len(self._wire % (number, encoded))
@@ -218,6 +228,13 @@ class ChunkMaker:
         if inputs > self._limits.requests:
             raise RowError("input", f"{inputs:,} inputs; a batch takes {self._limits.requests:,}")
         return inputs
+
+
+def _others(rows: range, some: list[int]) -> Sequence[int]:
+    """Return the rows that aren't some of them: usually all, or none."""
+    if not some:
+        return rows
+    return () if len(some) == len(rows) else sorted({*rows}.difference(some))
 
 
 def _encode(name: str, value: Any) -> bytes:

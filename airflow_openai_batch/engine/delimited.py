@@ -66,7 +66,7 @@ def read_delimited(
 
     :param path: how messages name the file.
     :param more: columns that each row has besides its own.
-    :param check: given the columns, says what is wrong with them, if anything.
+    :param check: given the columns, says what is wrong with them, if anything; not asked where there are no records.
     :raises OSError: the file ends where it shouldn't.
     """
     # It only lets longer fields through, for the whole process.
@@ -82,11 +82,16 @@ def read_delimited(
         return
     more = {name: value for name, value in more.items() if name not in header}
     names, rest = [*header, *more], [*more.values()]
+    blocks = in_blocks(path, _records(path, reader, text, names, rest))
+    first = next(blocks, None)
+    if first is None:
+        return
     differs = check(dict.fromkeys(names))
     if differs:
         yield Problem(path, "", differs)
         return
-    yield from in_blocks(path, _records(path, reader, text, names, rest))
+    yield first
+    yield from blocks
 
 
 def _records(

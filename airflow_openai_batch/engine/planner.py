@@ -23,13 +23,14 @@ from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.journal import JOB
 from airflow_openai_batch.engine.models import Part, Plan, Shard, SourceSpan
 from airflow_openai_batch.engine.progress import Progress
+from airflow_openai_batch.engine.requests import row_of, wire_id
 from airflow_openai_batch.engine.shards import SHARDS, Limits, ShardWriter, Sink
 from airflow_openai_batch.engine.sources import Source, place
 from airflow_openai_batch.engine.store import DRAFTS
 from airflow_openai_batch.exceptions import MAX_PROBLEMS_SHOWN, InputError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from airflow_openai_batch.engine.chunks import Chunk
     from airflow_openai_batch.engine.requests import RequestBuilder
@@ -76,6 +77,7 @@ class Planner:
         self._part_first = 0
         self._digest = new_digest()
         self._ids: tuple[array[int], ...] = tuple(array("q") for _ in range(256))
+        self._unnamed: list[range] = []
         self._problems: list[Problem] = []
         self._count = 0
 
@@ -125,9 +127,8 @@ class Planner:
             chunk = maker.chunk(rows, block)
             for problem in chunk.problems:
                 self._problem(problem)
-            ids = self._ids
-            for key in map(hash, chunk.custom_ids):
-                ids[key & 255].append(key)
+            self._note_ids(chunk.custom_ids)
+            self._note_unnamed(chunk.unnamed)
             # Nothing comes of a plan with a problem; what is left to do then is to find all of them.
             if not self._count and chunk.models:
                 self._assign(chunk, 0, len(chunk.models))
@@ -160,6 +161,20 @@ class Planner:
     def _note_jump(self, row: int, path: str, line: int) -> None:
         if len(self._sources) < MAX_SOURCE_SPANS:
             self._sources.append(SourceSpan(row, path, line))
+
+    def _note_ids(self, custom_ids: Iterable[str]) -> None:
+        ids = self._ids
+        for key in map(hash, custom_ids):
+            ids[key & 255].append(key)
+
+    def _note_unnamed(self, rows: Sequence[int]) -> None:
+        """Note rows whose ids are ours: one by one if they are mixed with others, else as spans."""
+        if not isinstance(rows, range):
+            self._note_ids(map(wire_id, rows))
+        elif self._unnamed and self._unnamed[-1].stop == rows.start:
+            self._unnamed[-1] = range(self._unnamed[-1].start, rows.stop)
+        else:
+            self._unnamed.append(rows)
 
     def _problem(self, problem: Problem) -> None:
         self._count += 1
@@ -212,7 +227,13 @@ class Planner:
                 self._store.prune(folder)
 
     def _find_duplicates(self, source: Source) -> None:
-        """Report user ids that stand twice. Hashes are kept while reading; only a hit costs a second reading."""
+        """Report ids that stand twice: users' own, and one that a row without gets from us.
+
+        Hashes are kept while reading; only a hit costs a second reading.
+        """
+        if any(self._ids):
+            for span in self._unnamed:
+                self._note_ids(map(wire_id, span))
         twice: set[int] = set()
         for bucket in self._ids:
             if len(set(bucket)) < len(bucket):
@@ -220,17 +241,25 @@ class Planner:
         if not twice:
             return
         places: dict[str, str] = {}
+        number = -1
         reread = False
         for row in source.rows():
             reread = True
-            custom_id = None if isinstance(row, Problem) else row.data.get("custom_id")
-            if isinstance(row, Problem) or custom_id is None or hash(str(custom_id)) not in twice:
+            if isinstance(row, Problem):
                 continue
-            first = places.setdefault(str(custom_id), row.where)
-            if first != row.where:
-                self._problem(Problem(row.where, "custom_id", f"{custom_id!r} stands already at {first}"))
+            number += 1
+            given = row.data.get("custom_id")
+            custom_id = wire_id(number) if given is None or given == "" else str(given)
+            if hash(custom_id) in twice:
+                self._note_place(custom_id, row.where, places)
         if not reread:
             self._find_duplicates_written(twice)
+
+    def _note_place(self, custom_id: str, where: str, places: dict[str, str]) -> None:
+        first = places.setdefault(custom_id, where)
+        if first != where:
+            ours = "" if row_of(custom_id) is None else " (a row without custom_id gets r and its number)"
+            self._problem(Problem(where, "custom_id", f"{custom_id!r} stands already at {first}{ours}"))
 
     def _find_duplicates_written(self, twice: set[int]) -> None:
         """Name the ids that stand twice in a source that can be read only once, as the joints have them."""
@@ -239,10 +268,11 @@ class Planner:
             return
         self._close_part(0)
         places: dict[str, str] = {}
+        last = -1
         for name in (name for name in self._written if name.startswith(JOINTS)):
             with self._store.open(name) as joints:
                 for joint in map(orjson.loads, joints):
-                    custom_id, where = joint["custom_id"], place("", joint["row"] + 1)
-                    first = places.setdefault(custom_id, where) if hash(custom_id) in twice else where
-                    if first != where:
-                        self._problem(Problem(where, "custom_id", f"{custom_id!r} stands already at {first}"))
+                    # With several models a row has several.
+                    if joint["row"] != last and hash(joint["custom_id"]) in twice:
+                        last = joint["row"]
+                        self._note_place(joint["custom_id"], place("", joint["row"] + 1), places)

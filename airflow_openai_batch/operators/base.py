@@ -16,7 +16,7 @@ from airflow.sdk import BaseOperator
 from airflow_openai_batch.exceptions import JobHaltedError, JournalError, OpenAIBatchError
 from airflow_openai_batch.hooks.openai_batch import DEFAULT_CONN_ID, OpenAIBatchHook
 from airflow_openai_batch.links.openai_batch import OpenAIBatchLink, ResultsLink
-from airflow_openai_batch.operators.destination import below_root
+from airflow_openai_batch.operators.destination import below_root, expanded
 from airflow_openai_batch.operators.parameters import check_parameters, parameters_checked, seconds
 from airflow_openai_batch.operators.reporting import Report, fill_outlets
 
@@ -35,7 +35,7 @@ KILL_PATIENCE = 3.0
 """Seconds for finding out in a signal handler whether the task is over; a worker is killed soon after."""
 
 LEEWAY = 900.0
-"""Seconds that Airflow's own deadline leaves the trigger's, after which no code of ours would run any more."""
+"""Seconds by which Airflow's own timeout is later than the job's, after which no code of ours would run any more."""
 
 
 def default_deferrable() -> bool:
@@ -74,7 +74,7 @@ def resolve_source(url: str) -> tuple[Any, str]:
     from airflow.sdk import ObjectStoragePath
 
     # What a relative path would become depends on the version of universal-pathlib; 0.2 puts it below the root.
-    path = ObjectStoragePath(url if "://" in url or not url else str(Path(url).absolute()))
+    path = ObjectStoragePath(url if "://" in url or not url else str(Path(expanded(url)).absolute()))
     return path.fs, str(path.path)
 
 
@@ -115,7 +115,7 @@ class JobOperator(BaseOperator):
         self.destination = destination
         self.poll_interval = poll_interval
         with parameters_checked():
-            check_parameters({"poll_interval": poll_interval})
+            check_parameters({"poll_interval": poll_interval, "deferrable": deferrable})
         self.deferrable = default_deferrable() if deferrable is None else deferrable
         self.watched_batches: tuple[str, ...] = ()
         self.base_url: str | None = None
@@ -131,8 +131,13 @@ class JobOperator(BaseOperator):
         :raises ConfigurationError: a parameter that can't be right.
         """
         with parameters_checked():
-            check_parameters(kwargs)
+            cls.check(kwargs)
         return super().partial(**kwargs)
+
+    @staticmethod
+    def check(known: Mapping[str, Any]) -> None:
+        """Check a task's parameters by name, or those that mapped tasks have in common."""
+        check_parameters(known)
 
     @cached_property
     def hook(self) -> OpenAIBatchHook:
@@ -301,8 +306,17 @@ class JobOperator(BaseOperator):
                 since=now,
             ),
             method_name="execute_complete",
-            timeout=None if waiting.until is None else timedelta(seconds=waiting.until - now + LEEWAY),
+            timeout=self._patience(),
         )
+
+    def _patience(self) -> timedelta | None:
+        """Return when Airflow gives up on the trigger: past the job's ``timeout``, and never where there is none.
+
+        ``Waiting.until`` is no end but a time to look again, which may be late: no triggerer may be up.
+        """
+        timeout = self._running[0].spec.timeout if self._running else None
+        # It counts from the first submission, so it can't be over any later.
+        return None if timeout is None else timedelta(seconds=timeout + LEEWAY)
 
 
 def _batches(outcome: Done | Ended | Waiting) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from airflow_openai_batch.operators.base import concurrency, final_errors, open_
 from airflow_openai_batch.operators.economy import TEMPLATED, EconomicalOperator
 from airflow_openai_batch.operators.outcome import checked_manifest
 from airflow_openai_batch.operators.parameters import (
+    check_all_images,
+    check_job,
     check_metadata,
     check_model,
-    check_parameters,
     parameters_checked,
     seconds,
 )
@@ -28,10 +29,12 @@ from airflow_openai_batch.operators.steps import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
+    from typing import TypeGuard
 
     from airflow.sdk import Context
+    from jinja2 import Environment
 
     from airflow_openai_batch.engine.job import Job, JobSpec
     from airflow_openai_batch.engine.models import Done, Ended, Waiting
@@ -112,7 +115,6 @@ class OpenAIBatchOperator(EconomicalOperator):
         "poll_interval",
         *TEMPLATED,
     )
-    template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
 
     def __init__(
@@ -177,8 +179,33 @@ class OpenAIBatchOperator(EconomicalOperator):
         self.submission = submission
         with parameters_checked():
             self.timeout = seconds(timeout, "timeout")
-            check_parameters(vars(self))
+            self.check(vars(self))
             self.check_source()
+
+    @staticmethod
+    def check(known: Mapping[str, Any]) -> None:
+        """Check a task's parameters by name, or those that mapped tasks have in common."""
+        check_job(known)
+
+    def resolve_template_files(self) -> None:
+        """Read the query's file, if it is in one, when the DAG is parsed.
+
+        ``template_ext`` would take any templated value that ends so for a file: a prompt, a row's column.
+        """
+        if _is_file(self.sql):
+            try:
+                self.sql = _read(self.sql, self.get_template_env())
+            except Exception:
+                self.log.exception("sql: %s can't be read", self.sql)
+        super().resolve_template_files()
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Environment, seen_oids: set[int]
+    ) -> None:
+        """Read the file of a mapped task, which wasn't there at parse; a name that came by XCom is none."""
+        if parent is self and _is_file(self.sql) and id(self.sql) not in seen_oids:
+            self.sql = _read(self.sql, jinja_env)
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
 
     def check_source(self) -> None:
         """Check that one source is given, and one only."""
@@ -200,8 +227,10 @@ class OpenAIBatchOperator(EconomicalOperator):
         # Azure and some gateways have other paths. One that the user gave in their form is sent as it is.
         url = self.hook.client.config.wire_path(endpoint) if endpoint == self.endpoint else self.endpoint
         # Rendered by now, and what is wrong with it would else be found once the shard is uploaded.
-        check_metadata(self.metadata)
+        metadata = self.metadata or {}
+        check_metadata(metadata)
         check_model(self.model, self.body)
+        check_all_images(vars(self))
         request = RequestSpec(
             prompt=self.prompt,
             system=self.system,
@@ -220,7 +249,7 @@ class OpenAIBatchOperator(EconomicalOperator):
             bytes_per_batch=bytes_per_batch(submission, self.max_batch_bytes),
             submission=submission,
             completion_window=self.completion_window,
-            metadata={str(name): str(value) for name, value in self.metadata.items()},
+            metadata={str(name): str(value) for name, value in metadata.items()},
             owner={"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": str(ti.map_index)},
             max_rounds=self.max_rounds,
             max_enqueued_tokens=self.max_enqueued_tokens,
@@ -273,6 +302,17 @@ class OpenAIBatchOperator(EconomicalOperator):
     def finish(self, outcome: Done | Ended | Waiting, job: Job, context: Context) -> Any:
         """Return the manifest, or fail where too many rows did."""
         return checked_manifest(outcome, self.max_failed_ratio, self.conn_id)
+
+
+def _is_file(sql: Any) -> TypeGuard[str]:
+    return isinstance(sql, str) and sql.endswith(".sql")
+
+
+def _read(name: str, env: Environment) -> str:
+    """Return a file beside the DAG, or below its ``template_searchpath``, as it is before it is rendered."""
+    from jinja2 import BaseLoader
+
+    return (env.loader or BaseLoader()).get_source(env, name)[0]
 
 
 class OpenAIBatchSubmitOperator(OpenAIBatchOperator):

@@ -7,13 +7,15 @@ is checked at parse all the same; the rest fails the task at once, since another
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_openai_batch.engine.endpoints import ENDPOINTS as KNOWN
+from airflow_openai_batch.engine.endpoints import canonical
 from airflow_openai_batch.engine.images import ENDPOINTS, check_images
 from airflow_openai_batch.engine.models import RESULT_FORMATS
 from airflow_openai_batch.exceptions import ConfigurationError
@@ -36,8 +38,21 @@ CHOICES = {"result_format": RESULT_FORMATS, "on_input_change": ("fail", "restart
 SUBMISSIONS = ("file", "inline")
 """How requests get to the server; None: as the connection says."""
 
-COUNTS = ("max_rounds", "max_enqueued_tokens", "max_batch_requests", "max_batch_bytes")
+COUNTS = ("max_rounds", "max_batch_requests")
+"""Parameters that are whole numbers from 1."""
+
+LIMITS = ("max_enqueued_tokens", "max_batch_bytes")
 """Parameters that are whole numbers from 1, or None."""
+
+FLAGS = (
+    "cancel_on_kill",
+    "delete_files",
+    "single_writer",
+    "assume_batch_discount",
+    "estimate_only",
+    "deduplicate",
+)
+"""Parameters that are True or False; any text would count as True."""
 
 _RESERVED = {"job", "shard", "round", "attempt"}
 
@@ -69,21 +84,50 @@ def check_parameters(known: Mapping[str, Any]) -> None:
     if "max_failed_ratio" in known:
         check_ratio(known["max_failed_ratio"])
     for name in COUNTS:
+        check_count(name, known.get(name, 1), needed=True)
+    for name in LIMITS:
         check_count(name, known.get(name))
+    check_flags(known)
     seconds(known.get("timeout"), "timeout")
-    if isinstance(known.get("poll_interval"), (int, float)):
-        seconds(known["poll_interval"], "poll_interval")
+    if not is_template(known.get("poll_interval")):
+        seconds(known.get("poll_interval"), "poll_interval")
     check_expiry(known.get("output_expires_after"))
     body = known.get("body") or {}
     check_model(known.get("model"), body)
     check_templates(known.get("prompt"), known.get("system"), body)
-    check_response_format(known.get("response_format"))
-    check_metadata(known.get("metadata") or {})
+    endpoint = known.get("endpoint")
+    # One that isn't said yet, or is a template, may be any.
+    endpoint = canonical(endpoint) if isinstance(endpoint, str) and not is_template(endpoint) else None
+    check_system(known.get("system"), endpoint)
+    check_response_format(known.get("response_format"), endpoint)
+    if not is_template(known.get("metadata")):
+        check_metadata(known.get("metadata") or {})
     check_sql(known)
     check_economy(known)
-    endpoint = str(known.get("endpoint") or next(iter(ENDPOINTS)))
-    endpoint = endpoint if endpoint.startswith("/v1/") else f"/v1{endpoint}"
-    check_images(known.get("image_columns"), known.get("image_root"), known.get("image_detail"), endpoint)
+    check_all_images(known)
+
+
+def check_job(known: Mapping[str, Any]) -> None:
+    """Check the same, and where rows come from and results go, which the steps around a job needn't say."""
+    check_parameters(known)
+    source, destination = known.get("source"), known.get("destination", "somewhere")
+    if not _may_have_rows(source):
+        raise ConfigurationError(f"source: a list or iterable of rows is needed, not {type(source).__name__}")
+    if not destination or not (isinstance(destination, str) or _is_path(destination) or is_template(destination)):
+        raise ConfigurationError(f"destination: a folder is needed, not {destination!r}")
+
+
+def _may_have_rows(source: Any) -> bool:
+    """Whether rows may come of a value: of all that can be gone over or called, and of tables that can't."""
+    if isinstance(source, (bytes, Mapping)):
+        return False
+    if source is None or isinstance(source, Iterable) or callable(source) or _is_path(source) or is_template(source):
+        return True
+    return any(hasattr(type(source), name) for name in ("schema", "columns", "blocks"))
+
+
+def _is_path(value: Any) -> bool:
+    return callable(getattr(value, "as_posix", None))
 
 
 def check_economy(known: Mapping[str, Any]) -> None:
@@ -115,8 +159,19 @@ def check_economy(known: Mapping[str, Any]) -> None:
 
 
 def is_template(value: Any) -> bool:
-    """Whether a value is to be rendered yet: text with braces, or an XCom."""
-    return ("{{" in value or "{%" in value) if isinstance(value, str) else hasattr(value, "resolve")
+    """Whether a value is to be rendered yet: text with braces, or an XCom. A path has a ``resolve`` of another kind."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    return hasattr(value, "resolve") and not hasattr(value, "as_posix")
+
+
+def check_all_images(known: Mapping[str, Any]) -> None:
+    """Check the parameters about images; a root that is an XCom is checked once it is there."""
+    endpoint = str(known.get("endpoint") or next(iter(ENDPOINTS)))
+    endpoint = endpoint if endpoint.startswith("/v1/") else f"/v1{endpoint}"
+    root = known.get("image_root")
+    root = str(root) if is_template(root) else root
+    check_images(known.get("image_columns"), root, known.get("image_detail"), endpoint)
 
 
 def check_sql(known: Mapping[str, Any]) -> None:
@@ -167,9 +222,17 @@ def check_ratio(ratio: float, name: str = "max_failed_ratio") -> None:
         raise ConfigurationError(f"{name}: a number from 0 to 1 is needed, not {ratio!r}")
 
 
-def check_count(name: str, count: Any) -> None:
-    """Check a count, or None."""
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+def check_flags(known: Mapping[str, Any]) -> None:
+    """Check what is True or False; ``deferrable`` may be None, for what the configuration says."""
+    for name in ("deferrable", *FLAGS):
+        value = known.get(name, False)
+        if not isinstance(value, bool) and not (value is None and name == "deferrable"):
+            raise ConfigurationError(f"{name}: True or False is needed, not {value!r}")
+
+
+def check_count(name: str, count: Any, *, needed: bool = False) -> None:
+    """Check a count, or None where it isn't needed."""
+    if (needed or count is not None) and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise ConfigurationError(f"{name}: a whole number from 1 is needed, not {count!r}")
 
 
@@ -207,11 +270,20 @@ def check_model(model: Any, body: Any) -> None:
         raise ConfigurationError("body: it names a model, and model= several: drop one of both")
 
 
-def check_response_format(response_format: Any) -> None:
-    """Check that it is a kind of structured output."""
-    from airflow_openai_batch.engine.structured import normalize
+def check_system(system: Any, endpoint: str | None) -> None:
+    """Check that an endpoint takes a system prompt; None and one that isn't known may."""
+    shape = KNOWN.get(endpoint or "")
+    if system is not None and shape is not None and shape.prompt is not None and shape.system is None:
+        raise ConfigurationError(f"system: {endpoint} has no system prompt")
 
-    normalize(response_format)
+
+def check_response_format(response_format: Any, endpoint: str | None = None) -> None:
+    """Check that it is a kind of structured output, and that the endpoint has it; None may be any."""
+    from airflow_openai_batch.engine.structured import for_endpoint, normalize
+
+    normal = normalize(response_format)
+    if normal is not None and endpoint is not None:
+        for_endpoint(normal, endpoint)
 
 
 def check_metadata(metadata: Any) -> None:
@@ -225,5 +297,5 @@ def check_metadata(metadata: Any) -> None:
     if len(metadata) > MAX_METADATA:
         raise ConfigurationError(f"metadata: at most {MAX_METADATA} pairs, not {len(metadata)}")
     for name, value in metadata.items():
-        if len(str(name)) > 64 or len(str(value)) > 512:  # noqa: PLR2004 - the two limits that are named above
+        if len(str(name)) > 64 or (len(str(value)) > 512 and not is_template(value)):  # noqa: PLR2004 - the two limits that are named above
             raise ConfigurationError(f"metadata: {str(name)[:64]!r}: keys have at most 64 characters, values 512")

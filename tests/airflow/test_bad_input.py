@@ -40,7 +40,6 @@ CASES = {
     "not_objects": ({"source": "{tmp}/not_objects.jsonl"}, ["2 problems", "line 1: a row must be an object, not list"]),
     "not_utf8": ({"source": "{tmp}/not_utf8.jsonl"}, ["line 1", "UTF-8"]),
     "rows_of_wrong_types": ({"source": [*ROWS, 5, None]}, ["2 problems", "row 1: a row must be", "not int", "row 2"]),
-    "not_a_source": ({"source": 5}, ["source: a list or iterable of rows is needed, not int"]),
     "unknown_column": ({"prompt": "{{ row.body }}"}, ["row 0: prompt: no column 'body'; there are: text"]),
     "no_model": ({"model": None}, ["row 0: model: no model"]),
     "no_prompt": ({"prompt": None}, ["row 0: prompt: no prompt= template", "columns are: text"]),
@@ -59,11 +58,13 @@ CASES = {
     ),
     "too_large": ({"source": [{"text": "x" * 500}], "max_batch_bytes": 400}, ["row 0", "400"]),
     "system_elsewhere": (
-        {"endpoint": "/v1/embeddings", "system": "Be brief."},
+        {"endpoint": "{{ '/v1/embeddings' }}", "system": "Be brief."},
         ["system: /v1/embeddings has no system"],
     ),
-    "empty_destination": ({"destination": ""}, ["destination"]),
+    "empty_destination": ({"destination": "{{ '' }}"}, ["destination: it is empty"]),
     "bad_metadata": ({"metadata": {"note": "{{ 'x' * 513 }}"}}, ["metadata: 'note': keys have at most 64"]),
+    "metadata_that_is_text": ({"metadata": "{{ 'team' }}"}, ["metadata: a mapping is needed, not str"]),
+    "no_folder_of_images": ({"image_columns": "text", "image_root": "{{ '' }}"}, ["image_root: a string is needed"]),
     "bad_poll_interval": ({"poll_interval": "{{ 'soon' }}"}, ["poll_interval: a positive number"]),
 }
 

@@ -8,7 +8,11 @@ import json
 import pickle
 import re
 from datetime import timedelta
+from pathlib import Path
 
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, task
@@ -22,6 +26,7 @@ from airflow_openai_batch.operators.openai_batch import (
     OpenAIBatchOperator,
     OpenAIBatchSubmitOperator,
 )
+from airflow_openai_batch.operators.parameters import check_job
 from airflow_openai_batch.sensors.openai_batch import OpenAIBatchSensor
 from tests.airflow_versions import DagSerialization
 
@@ -39,6 +44,21 @@ class Verdict(BaseModel):
         ({"max_failed_ratio": True}, "max_failed_ratio: a number"),
         ({"max_rounds": 0}, "max_rounds: a whole number from 1 is needed, not 0"),
         ({"max_rounds": 1.5}, "max_rounds: a whole number"),
+        ({"max_rounds": None}, "max_rounds: a whole number from 1 is needed, not None"),
+        ({"max_batch_requests": None}, "max_batch_requests: a whole number from 1 is needed, not None"),
+        ({"system": "Be brief.", "endpoint": "/v1/embeddings"}, "system: /v1/embeddings has no system prompt"),
+        ({"system": "Be brief.", "endpoint": "/embeddings"}, "system: /v1/embeddings has no system prompt"),
+        ({"response_format": Verdict, "endpoint": "/v1/embeddings"}, "response_format: /v1/embeddings has no struct"),
+        ({"destination": ""}, "destination: a folder is needed, not ''"),
+        ({"destination": None}, "destination: a folder is needed, not None"),
+        ({"destination": 5}, "destination: a folder is needed, not 5"),
+        ({"source": 5}, "source: a list or iterable of rows is needed, not int"),
+        ({"source": {"text": "a"}}, "source: a list or iterable of rows is needed, not dict"),
+        ({"poll_interval": "abc"}, "poll_interval: a positive number of seconds or a timedelta is needed, not 'abc'"),
+        ({"deferrable": "no"}, "deferrable: True or False is needed, not 'no'"),
+        ({"cancel_on_kill": None}, "cancel_on_kill: True or False is needed, not None"),
+        ({"single_writer": "no"}, "single_writer: True or False is needed, not 'no'"),
+        ({"estimate_only": "{{ params.dry }}"}, "estimate_only: True or False is needed"),
         ({"max_enqueued_tokens": -1}, "max_enqueued_tokens: a whole number"),
         ({"max_batch_requests": 0}, "max_batch_requests: a whole number"),
         ({"max_batch_bytes": "200MB"}, "max_batch_bytes: a whole number"),
@@ -88,6 +108,8 @@ def test_bad_parameters_are_named(operator, parameters, message):
 def test_bad_parameters_of_mapped_steps_are_named(operator):
     with pytest.raises(ConfigurationError, match="poll_interval: a positive number"):
         operator.partial(task_id="bad", poll_interval=-1)
+    with pytest.raises(ConfigurationError, match="deferrable: True or False"):
+        operator(task_id="bad", job={}, deferrable="no")
 
 
 def test_a_mapped_task_may_have_any_of_its_parameters_by_mapping():
@@ -102,6 +124,48 @@ def test_a_mapped_task_may_have_any_of_its_parameters_by_mapping():
         OpenAIBatchDownloadOperator.partial(task_id="land", destination="/{{ ti.map_index }}").expand(batch_id=["b"])
         OpenAIBatchCancelOperator.partial(task_id="cancel").expand(job=job.output)
     assert all(task.is_mapped for task in dag.tasks)
+
+
+def test_what_may_still_come_is_not_missed_and_what_is_rendered_later_is_checked_then():
+    with DAG("late", schedule=None):
+
+        @task
+        def given():
+            return []
+
+        OpenAIBatchOperator.partial(task_id="by_endpoint", source=given(), system="Be brief.").expand_kwargs(
+            [{"endpoint": "/v1/responses", "destination": "/1"}]
+        )
+        OpenAIBatchOperator(
+            task_id="rendered",
+            source=given(),
+            destination="{{ params.folder }}",
+            endpoint="{{ params.endpoint }}",
+            system="Be brief.",
+            response_format=Verdict,
+            poll_interval="{{ params.seconds }}",
+            max_enqueued_tokens=None,
+        )
+        OpenAIBatchDownloadOperator.partial(task_id="land", destination="").expand(job=[{}])
+
+
+@pytest.mark.parametrize(
+    "name", ["list", "tuple", "generator", "frame", "lazy", "table", "dataset", "path", "function"]
+)
+def test_whatever_may_have_rows_is_a_source(name, tmp_path):
+    table = pa.table({"text": ["a"]})
+    source = {
+        "list": ["a"],
+        "tuple": ("a",),
+        "generator": (text for text in ["a"]),
+        "frame": pl.DataFrame({"text": ["a"]}),
+        "lazy": pl.LazyFrame({"text": ["a"]}),
+        "table": table,
+        "dataset": ds.dataset(table),
+        "path": tmp_path,
+        "function": list,
+    }[name]
+    check_job({"source": source, "destination": tmp_path})
 
 
 def test_an_unknown_parameter_of_a_mapped_task_is_named():
@@ -170,6 +234,33 @@ def test_the_function_of_the_decorator_alone_gives_the_rows(given):
 def test_bad_image_parameters_are_named(given, message):
     with pytest.raises(ConfigurationError, match=message):
         OpenAIBatchOperator(task_id="bad", source=[], destination="/out", **given)
+
+
+@pytest.mark.parametrize("operator", [OpenAIBatchOperator, OpenAIBatchSubmitOperator])
+def test_metadata_and_the_folder_of_images_may_be_xcoms_and_templates(operator):
+    with DAG("by_template", schedule=None):
+
+        @task
+        def given():
+            return {}
+
+        whole = operator(
+            task_id="xcom", source=[], destination="/out", metadata=given(), image_columns="a", image_root=given()
+        )
+        operator.partial(task_id="mapped", source=[], metadata=given(), image_columns="a", image_root=given()).expand(
+            destination=["/out"]
+        )
+        text = operator(task_id="text", source=[], destination="/out", metadata="{{ params.pairs }}")
+        long = operator(task_id="long", source=[], destination="/out", metadata={"a": "{{ 1 }}" + " " * 512})
+    assert whole.upstream_task_ids
+    assert text.metadata == "{{ params.pairs }}"
+    assert long.metadata["a"].startswith("{{")
+
+
+@pytest.mark.parametrize("root", [Path("/images"), 5, ""])
+def test_a_folder_of_images_is_text(root):
+    with pytest.raises(ConfigurationError, match="image_root: a string is needed"):
+        OpenAIBatchOperator(task_id="bad", source=[], destination="/out", image_columns="a", image_root=root)
 
 
 def test_an_endpoint_that_is_a_template_is_checked_once_it_is_rendered():

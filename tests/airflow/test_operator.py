@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from datetime import datetime, timezone
+import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +14,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from airflow.sdk import DAG, Param, task
 
+from airflow_openai_batch.engine import runner
 from airflow_openai_batch.exceptions import JobHaltedError
-from airflow_openai_batch.operators.base import JobOperator
+from airflow_openai_batch.operators.base import LEEWAY, JobOperator
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
 
 PROMPT = "Is this positive or negative? {{ row.text }}"
@@ -60,6 +63,47 @@ def test_source_destination_model_and_metadata_are_templated(run_dag, connection
     (batch,) = batches_since(emulator, before)
     assert batch["model"].startswith("gpt-4.1")
     assert (batch["metadata"]["dag"], batch["metadata"]["rows"]) == ("templated", "2")
+
+
+def test_metadata_and_the_folder_of_images_may_come_from_an_upstream_task(run_dag, connection, emulator, tmp_path):
+    Path(tmp_path, "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    before = len(emulator.ledger.batches)
+    given = {"source": [{"text": "great food", "image": "dot.png"}], "image_columns": "image", **QUICK}
+    with DAG("more_by_xcom", schedule=None) as dag:
+
+        @task
+        def pairs():
+            return {"team": "lake"}
+
+        @task
+        def folder():
+            return str(tmp_path)
+
+        OpenAIBatchOperator(
+            task_id="label", metadata=pairs(), image_root=folder(), destination=f"{tmp_path}/out", **given
+        )
+    run = run_dag(dag)
+    assert run.state == "success", run.errors
+    (batch,) = batches_since(emulator, before)
+    assert batch["metadata"]["team"] == "lake"
+
+
+def test_metadata_may_be_one_native_template_or_nothing_in_the_end(run_dag, connection, emulator, tmp_path):
+    before = len(emulator.ledger.batches)
+    with DAG(
+        "native", schedule=None, render_template_as_native_obj=True, params={"pairs": {"team": "lake"}, "none": None}
+    ) as dag:
+        for name in ("pairs", "none"):
+            OpenAIBatchOperator(
+                task_id=name,
+                source=ROWS,
+                metadata=f"{{{{ params.{name} }}}}",
+                destination=f"{tmp_path}/{name}",
+                **QUICK,
+            )
+    run = run_dag(dag)
+    assert run.state == "success", run.errors
+    assert sorted(str(batch["metadata"].get("team")) for batch in batches_since(emulator, before)) == ["None", "lake"]
 
 
 def test_rows_come_from_an_upstream_task_and_the_manifest_goes_to_the_next(run_dag, connection, tmp_path):
@@ -172,6 +216,22 @@ def test_after_a_deferral_a_new_worker_needs_the_event_alone(connection, tmp_pat
     assert manifest["rows"]["succeeded"] == 2
     # The links of this last segment are stored over those of the first.
     assert another.watched_batches == (batch_id,)
+
+
+@pytest.mark.parametrize(("timeout", "patience"), [(None, None), (3600, timedelta(seconds=3600 + LEEWAY))])
+def test_while_no_triggerer_is_up_only_the_jobs_own_timeout_ends_the_wait(
+    connect, slow_emulator, tmp_path, monkeypatch, timeout, patience
+):
+    connect(slow_emulator)
+    soon, advance = time.time() + 30, runner.advance
+    monkeypatch.setattr(runner, "advance", lambda *args, **given: replace(advance(*args, **given), until=soon))
+    operator = OpenAIBatchOperator(
+        task_id="label", source=ROWS, destination=f"{tmp_path}/out", timeout=timeout, deferrable=True, **QUICK
+    )
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute({"ti": SimpleNamespace(dag_id="d", task_id="label", run_id="r", map_index=-1)})
+    assert deferred.value.trigger.until == soon
+    assert deferred.value.timeout == patience
 
 
 def test_a_timeout_fails_the_task_once_and_names_what_still_runs(run_dag, connect, slow_emulator, tmp_path):

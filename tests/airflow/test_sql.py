@@ -14,11 +14,16 @@ from uuid import UUID
 
 import pyarrow as pa
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
+from jinja2 import TemplateNotFound
 
 from airflow_openai_batch.exceptions import ConfigurationError, Problem
 from airflow_openai_batch.operators import sql as module
-from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator
+from airflow_openai_batch.operators.openai_batch import (
+    OpenAIBatchEstimateOperator,
+    OpenAIBatchOperator,
+    OpenAIBatchSubmitOperator,
+)
 from airflow_openai_batch.operators.sql import SqlSource, stream_cursor
 
 POSTGRES = {"conn_type": "postgres", "host": "127.0.0.1", "port": 5432, "login": "postgres", "schema": "postgres"}
@@ -277,6 +282,85 @@ def test_a_job_from_a_query_in_a_file_beside_the_dag(run_dag, connection, lite, 
         {"id": 1, "text": "great food", "zip": "01234", "score": 1.5, "raw": "AA=="},
         {"id": 2, "text": "awful food", "zip": None, "score": None, "raw": None},
     ]
+
+
+JOB = {"prompt": "Positive or negative? {{ row.text }}", "model": "gpt-5-mini", "poll_interval": 0.2}
+
+
+@pytest.fixture
+def reviews(tmp_path, lite):
+    """A DAG's arguments and a mapped or plain task's, for a query in a file."""
+    (tmp_path / "reviews.sql").write_text("SELECT id, text FROM reviews WHERE id = {{ params.id }}")
+    (tmp_path / "one.sql").write_text("SELECT id, text FROM reviews WHERE id = 1")
+    dag = {"params": {"id": 2}, "template_searchpath": str(tmp_path)}
+    return dag, {"sql_conn_id": lite, **JOB}
+
+
+def test_the_file_of_a_mapped_task_is_read_and_rendered_too(run_dag, connection, tmp_path, reviews):
+    of_dag, given = reviews
+    with DAG("from_mapped_sql", schedule=None, **of_dag) as dag:
+        OpenAIBatchOperator.partial(task_id="common", sql="reviews.sql", **given).expand(
+            destination=[f"{tmp_path}/1", f"{tmp_path}/2"]
+        )
+        OpenAIBatchOperator.partial(
+            task_id="each", destination=f"{tmp_path}/of-{{{{ ti.map_index }}}}", **given
+        ).expand(sql=["reviews.sql", "one.sql"])
+    run = run_dag(dag)
+    assert [run.outputs(f"common[{n}]") for n in (0, 1)] == [["negative"], ["negative"]]
+    assert [run.outputs(f"each[{n}]") for n in (0, 1)] == [["negative"], ["positive"]]
+
+
+def test_a_file_name_that_came_by_xcom_is_data(run_dag, connection, tmp_path, reviews):
+    of_dag, given = reviews
+    with DAG("sql_by_xcom", schedule=None, **of_dag) as dag:
+
+        @task
+        def names():
+            return ["one.sql"]
+
+        partial = OpenAIBatchOperator.partial(task_id="label", destination=f"{tmp_path}/out", **given)
+        partial.expand(sql=names())
+    run = run_dag(dag)
+    assert 'near "one"' in str(run.errors["label[0]"])
+
+
+@pytest.mark.parametrize("operator", [OpenAIBatchOperator, OpenAIBatchSubmitOperator, OpenAIBatchEstimateOperator])
+def test_the_rendered_field_is_the_text_of_the_file(tmp_path, reviews, operator):
+    of_dag, given = reviews
+    with DAG("sql_shown", schedule=None, **of_dag) as dag:
+        made = operator(task_id="label", sql="reviews.sql", destination=f"{tmp_path}/out", **given)
+    dag.resolve_template_files()
+    assert made.sql == "SELECT id, text FROM reviews WHERE id = {{ params.id }}"
+    made.render_template_fields({"params": {"id": 3}})
+    assert made.sql == "SELECT id, text FROM reviews WHERE id = 3"
+
+
+def test_a_file_that_is_not_there_fails_the_task_and_not_the_dag(tmp_path, reviews):
+    of_dag, given = reviews
+    with DAG("sql_missing", schedule=None, **of_dag) as dag:
+        made = OpenAIBatchOperator(task_id="label", sql="nowhere.sql", destination=f"{tmp_path}/out", **given)
+    dag.resolve_template_files()
+    with pytest.raises(TemplateNotFound, match=r"nowhere\.sql"):
+        made.render_template_fields({"params": {}})
+
+
+def test_no_other_value_is_a_file_whatever_it_ends_with(run_dag, connection, tmp_path):
+    given = {"model": "gpt-5-mini", "poll_interval": 0.2}
+    with DAG("named_sql", schedule=None) as dag:
+        OpenAIBatchOperator(
+            task_id="prompts", source=["Explain the file report.sql"], destination=f"{tmp_path}/1", **given
+        )
+        OpenAIBatchOperator(
+            task_id="rows",
+            source=[{"prompt": "great", "file": "report.sql"}],
+            metadata={"query": "report.sql"},
+            destination=f"{tmp_path}/2",
+            **given,
+        )
+    run = run_dag(dag)
+    assert run.state == "success", run.errors
+    assert run.results("rows")[0]["input"] == {"prompt": "great", "file": "report.sql"}
+    assert run.results("prompts")[0]["input"] == {"prompt": "Explain the file report.sql"}
 
 
 def test_rows_of_a_query_that_cannot_be_sent_fail_the_task_at_once(run_dag, connection, lite, tmp_path):

@@ -72,6 +72,22 @@ def test_a_file_of_a_header_alone_has_no_rows():
     assert parsed(b"a,b\n") == parsed(b"a,b") == parsed(b"") == parsed(b"\n\n") == []
 
 
+@pytest.mark.parametrize("name", ["0.csv", "2.csv"])
+def test_a_file_of_a_header_alone_fits_all_be_it_the_first(write, tmp_path, name):
+    write("in/1.csv", b"id,text\n1,a\n")
+    write(f"in/{name}", b"other,columns\n\n")
+    write("in/3.csv", b"text,id\nb,2\n")
+    rows = list(open_source(str(tmp_path / "in")).rows())
+    assert [row.data for row in rows] == [{"id": "1", "text": "a"}, {"text": "b", "id": "2"}]
+
+
+def test_columns_that_differ_are_named_though_the_first_record_is_bad(write, tmp_path):
+    write("in/1.csv", b"id,text\n1,a\n")
+    write("in/2.csv", b"id,body\n1\n2,b\n")
+    *_, problem = open_source(str(tmp_path / "in")).rows()
+    assert "2.csv: its columns differ from those of" in str(problem)
+
+
 def test_all_bad_records_are_named_and_reading_goes_on():
     content = b'a,b\n1\n1,2,3\n"1\n1",2,3\n\xff,2\n"x"y,2\nx\ry,2\n1,2\n'
     assert parsed(content) == [

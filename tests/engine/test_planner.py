@@ -230,6 +230,42 @@ def test_an_id_that_stands_twice_in_a_generator_is_found_without_a_store_too():
     assert str(error).endswith("source: custom_id: 1 of them stand more than once")
 
 
+def test_an_id_that_another_row_gets_from_us_is_a_problem(write):
+    path = write("a.jsonl", [{"prompt": "a", "custom_id": "r1"}, {"prompt": "b"}, {"prompt": "c"}])
+    (problem,) = problems(path).problems
+    assert (problem.where, problem.field) == (f"{path}, line 2", "custom_id")
+    assert problem.message == f"'r1' stands already at {path}, line 1 (a row without custom_id gets r and its number)"
+
+
+@pytest.mark.parametrize("models", ["m", ["m", "n"]])
+def test_it_is_one_however_far_apart_both_are(store, models):
+    rows = [*prompts(5_000), *[{"prompt": "a", "custom_id": name} for name in ("x", "r7", "r07", "R8", "r5003")]]
+    error = problems(rows, model=models)
+    assert [str(problem).partition(" (")[0] for problem in error.problems] == [
+        "row 5,001: custom_id: 'r7' stands already at row 7"
+    ]
+    error = problems((row for row in rows), store, model=models, requests=100)
+    assert [str(problem).partition(" (")[0] for problem in error.problems] == [
+        "row 5,001: custom_id: 'r7' stands already at row 7"
+    ]
+
+
+def test_rows_whose_own_ids_look_like_ours_stand_beside_rows_without():
+    rows = [{"prompt": "a", "custom_id": "r0"}, {"prompt": "b"}, {"prompt": "c", "custom_id": "r2"}]
+    again = (row for row in rows)
+    assert make(None, rows).digest == make(None, again).digest
+    swapped = [{"prompt": "a", "custom_id": "r1"}, {"prompt": "b", "custom_id": "r0"}]
+    assert make(None, swapped).rows == 2
+
+
+def test_an_empty_id_is_none(store, write):
+    path = write("a.csv", b"custom_id,prompt\n,a\nx,b\n,c\n")
+    make(store, path)
+    assert [line["custom_id"] for line in lines(store, f"{JOINTS}/00000.jsonl")] == ["r0", "x", "r2"]
+    (problem,) = problems([{"prompt": "a", "custom_id": name} for name in ("x", "", "", "x")]).problems
+    assert str(problem) == "row 3: custom_id: 'x' stands already at row 0"
+
+
 def test_a_later_round_holds_the_same_lines_for_its_rows_alone(store):
     plan = make(store, mixed("aaabbb"), requests=2)
     wanted = {1, 2, 3, 5}

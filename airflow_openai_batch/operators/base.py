@@ -16,7 +16,7 @@ from airflow.sdk import BaseOperator
 from airflow_openai_batch.exceptions import JournalError, OpenAIBatchError
 from airflow_openai_batch.hooks.openai_batch import DEFAULT_CONN_ID, OpenAIBatchHook
 from airflow_openai_batch.links.openai_batch import OpenAIBatchLink, ResultsLink
-from airflow_openai_batch.operators.destination import below_root
+from airflow_openai_batch.operators.destination import below_root, expanded
 from airflow_openai_batch.operators.parameters import check_parameters, parameters_checked, seconds
 from airflow_openai_batch.operators.reporting import Report, fill_outlets
 
@@ -74,7 +74,7 @@ def resolve_source(url: str) -> tuple[Any, str]:
     from airflow.sdk import ObjectStoragePath
 
     # What a relative path would become depends on the version of universal-pathlib; 0.2 puts it below the root.
-    path = ObjectStoragePath(url if "://" in url or not url else str(Path(url).absolute()))
+    path = ObjectStoragePath(url if "://" in url or not url else str(Path(expanded(url)).absolute()))
     return path.fs, str(path.path)
 
 

@@ -20,6 +20,8 @@ from airflow.providers.common.compat.openlineage.facet import (
 from airflow.providers.openlineage.extractors import OperatorLineage
 from attrs import define
 
+from airflow_openai_batch.operators.destination import expanded
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -113,7 +115,7 @@ def dataset_name(url: str) -> tuple[str, str]:
     fixed = next((n for n, segment in enumerate(segments) if set(segment) & set("*?[")), len(segments))
     path = "/".join(segments[:fixed])
     if not found or scheme in {"file", "local"}:
-        return "file", os.path.abspath(path or "/")  # noqa: PTH100 - it needn't be a path of this machine
+        return "file", os.path.abspath(expanded(path) or "/")  # noqa: PTH100 - it needn't be a path of this machine
     authority, _, key = path.partition("/")
     bucket = authority.rpartition("@")[2]
     return f"{_SCHEMES.get(scheme, scheme)}://{bucket}", key.strip("/") or "/"

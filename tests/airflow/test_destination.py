@@ -33,12 +33,15 @@ def root(monkeypatch, tmp_path):
         ("labels/2026", "s3://lake@bucket/batches/labels/2026"),
         ("s3://other/labels", "s3://other/labels"),
         ("/labels", "/labels"),
-        ("~/labels", "~/labels"),
+        ("~/labels", "/home/me/labels"),
+        ("~nobody-there/labels", "s3://lake@bucket/batches/~nobody-there/labels"),
+        ("s3://bucket/~/labels", "s3://bucket/~/labels"),
         ("", ""),
     ],
 )
 def test_only_relative_destinations_lie_below_the_root(monkeypatch, destination, meant):
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", "s3://lake@bucket/batches")
+    monkeypatch.setenv("HOME", "/home/me")
     assert below_root(destination) == meant
 
 
@@ -53,6 +56,48 @@ def test_a_root_must_be_whole_itself(monkeypatch):
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", "batches")
     with pytest.raises(ConfigurationError, match=r"\[openai_batch\] results_root: a URL or an absolute path"):
         below_root("labels")
+
+
+def test_a_root_may_lie_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCH__RESULTS_ROOT", "~/batches")
+    assert below_root("labels") == "/home/me/batches/labels"
+
+
+def test_source_destination_cache_and_images_may_lie_in_the_home_folder(run_dag, connection, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "rows").mkdir(parents=True)
+    (home / "rows/a.jsonl").write_text('{"text": "great food", "image": "dot.png"}\n')
+    (home / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    with DAG("at_home", schedule=None) as dag:
+        OpenAIBatchOperator(
+            task_id="whole",
+            source="~/rows/*.jsonl",
+            destination="~/labels",
+            cache="~/cache",
+            image_columns="image",
+            image_root="~",
+            poll_interval=0.2,
+            **ROW,
+        )
+
+        @task
+        def read():
+            return [row["status"] for row in read_results("~/labels")]
+
+        dag.get_task("whole") >> read()
+    # Airflow's own folders are found by then.
+    monkeypatch.setenv("HOME", str(home))
+    run = run_dag(dag)
+    assert run.state == "success", run.errors
+    assert run.xcoms["whole"]["destination"] == f"{home}/labels"
+    assert run.links["whole"]["results"] == f"file://{home}/labels"
+    assert run.xcoms["read"] == ["succeeded"]
+    assert {path.name for path in home.iterdir()} == {"rows", "dot.png", "labels", "cache"}
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_the_operator_the_decorator_their_links_and_read_results_take_it(run_dag, connection, root, monkeypatch):

@@ -38,6 +38,7 @@ def named(datasets):
 @pytest.mark.parametrize(
     ("url", "name"),
     [
+        ("~/reviews/*.jsonl", ("file", str(Path("~/reviews").expanduser()))),
         ("s3://lake@bucket/reviews/2026/a.jsonl", ("s3://bucket", "reviews/2026/a.jsonl")),
         ("s3://bucket/reviews/", ("s3://bucket", "reviews")),
         ("s3a://bucket", ("s3://bucket", "/")),

@@ -5,11 +5,21 @@ from __future__ import annotations
 import io
 import json
 import time
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 
 import openai
 import pytest
+from tenacity import RetryCallState
 
-from airflow_openai_batch.client import AsyncOpenAIBatchClient, ClientConfig, OpenAIBatchClient
+from airflow_openai_batch.client import (
+    MAX_RETRY_AFTER,
+    AsyncOpenAIBatchClient,
+    ClientConfig,
+    OpenAIBatchClient,
+    synchronous,
+    translate,
+)
 from airflow_openai_batch.client.transport import httpx
 from airflow_openai_batch.emulator.server import running
 from airflow_openai_batch.engine.models import Counts
@@ -295,6 +305,34 @@ def test_an_upload_waits_as_long_as_openai_asks(client, emulator):
     begun = time.monotonic()
     client.upload("a.jsonl", lambda: io.BytesIO(b'{"custom_id": "a"}\n'))
     assert time.monotonic() - begun >= 1
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        ("7", 7, 7),
+        (format_datetime(datetime.now(timezone.utc) + timedelta(seconds=3_500), usegmt=True), 100, 3_500),
+        (format_datetime(datetime.now(timezone.utc) - timedelta(seconds=900), usegmt=True), 0, 0),
+        ("1800", 1_800, 1_800),
+        ("99999999999", 3_600, 3_600),
+        (f"Wed, 21 Oct {10**30} 07:28:00 GMT", 0, 0),
+        ("soon", 0, 0),
+        ("nan", 0, 0),
+        (None, 0, 0),
+    ],
+)
+def test_an_error_says_how_long_openai_wants_to_be_left_alone(header, least, most):
+    headers = {} if header is None else {"retry-after": header}
+    response = httpx.Response(429, headers=headers, request=httpx.Request("POST", "http://server.example/v1"))
+    error = openai.RateLimitError("no", response=response, body=None)
+    assert least <= translate(error, ClientConfig("c", "sk-test"), "Asking").retry_after <= most
+
+
+def test_a_worker_slot_is_not_held_for_as_long_as_a_server_asks():
+    state = RetryCallState(None, None, (), {})
+    error = RateLimitError("no", retry_after=3_600)
+    state.set_exception((type(error), error, None))
+    assert synchronous._asked_or_random(state) == MAX_RETRY_AFTER
 
 
 # Servers that answer in other ways than OpenAI.

@@ -8,12 +8,14 @@ the server behind them.
 from __future__ import annotations
 
 import re
+import time
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import openai
 
+from airflow_openai_batch.client.pacing import asked_to_wait
 from airflow_openai_batch.client.transport import httpx
 from airflow_openai_batch.exceptions import (
     APIError,
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
     from airflow_openai_batch.client.config import ClientConfig
     from airflow_openai_batch.engine.models import BatchIssue
 
-MAX_RETRY_AFTER = 120.0
-"""Seconds; longer than that is waited by nobody in a worker slot. The SDK draws the same line."""
+LONGEST_PAUSE = 3_600.0
+"""Seconds that an error says to wait at most: limits are by the hour at the longest, and a larger number is a slip."""
 
 _QUOTA = re.compile(r"insufficient_quota|credit_balance_exhausted|\w*_(spend|usage)_limit_exceeded")
 _TOLD = re.compile(rf"token_limit_exceeded|{_QUOTA.pattern}")
@@ -79,7 +81,7 @@ def translate(error: Exception, config: ClientConfig, doing: str) -> APIError:
         status=error.status_code,
         code=code,
         param=said[2],
-        retry_after=_retry_after(error),
+        retry_after=min(LONGEST_PAUSE, asked_to_wait(error.response.headers, time.time())),
     )
 
 
@@ -145,14 +147,6 @@ def _meaning(status: int, code: str) -> tuple[type[APIError], str]:
     elif status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         found = UnreachableError, "{doing}: {where} answered {status}: {text}"
     return found
-
-
-def _retry_after(error: openai.APIStatusError) -> float:
-    """Return the seconds of a ``Retry-After`` header; a date, and nonsense, count as none."""
-    try:
-        return min(MAX_RETRY_AFTER, max(0.0, float(error.response.headers.get("retry-after", "0"))))
-    except ValueError:
-        return 0.0
 
 
 def _cause(error: BaseException) -> str:

@@ -369,6 +369,18 @@ LITELLM = "Error code: 400 - {'error': {'message': 'x', 'code': 'token_limit_exc
         (200, {"errors": {"data": [FULL], "object": "list"}}, QueueFullError, "token_limit_exceeded"),
         (400, {"error": {"message": LITELLM, "code": "400"}}, QueueFullError, "token_limit_exceeded"),
         (429, {"error": {"message": "Enqueued token limit reached for x"}}, QueueFullError, "token_limit_exceeded"),
+        (
+            429,
+            {"error": {"message": "Enqueued token limit", "code": "rate_limit_exceeded"}},
+            QueueFullError,
+            FULL["code"],
+        ),
+        (
+            429,
+            {"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
+            RateLimitError,
+            "rate_limit_exceeded",
+        ),
         (200, {"errors": {"data": [{"code": "quota", "message": "no"}]}}, RejectedError, "quota"),
         (200, {"errors": {"data": [{"code": "insufficient_quota"}]}}, QuotaError, "insufficient_quota"),
         (400, {"errors": {"data": [{"code": "invalid", "message": "no"}]}}, RejectedError, "invalid"),

@@ -39,6 +39,9 @@ LONGEST_PAUSE = 3_600.0
 
 _QUOTA = re.compile(r"insufficient_quota|credit_balance_exhausted|\w*_(spend|usage)_limit_exceeded")
 _TOLD = re.compile(rf"token_limit_exceeded|{_QUOTA.pattern}")
+_VAGUE = frozenset({"rate_limit_exceeded", "too_many_requests", "toomanyrequests"})
+"""Codes of a 429 that may be a full queue just as well; its text tells."""
+
 _QUEUE_FULL = re.compile(r"enqueued token", re.IGNORECASE)
 _SHOWN = 500
 
@@ -118,8 +121,8 @@ def complaint(body: Any) -> tuple[str | None, str | None, str | None]:
 
 
 def code_of(code: str | None, text: str) -> str | None:
-    """Return the code; where it is missing or only repeats the HTTP status, the one that the text speaks of."""
-    if code and not code.isdigit():
+    """Return the code; where it says no more than the HTTP status, the one that the text speaks of."""
+    if code and not code.isdigit() and code.lower() not in _VAGUE:
         return code
     if found := _TOLD.search(text):
         return found[0]

@@ -5,7 +5,7 @@ A shard's trail of attempts says where it stands:
 ====================================  ================================================================
 trail                                 what follows
 ====================================  ================================================================
-none, or the last one void            submit (after a pause, if the queue was full)
+none, or the last one void            submit (after a pause, if the queue was full, or a rate limit reached)
 upload, no intent                     submit: the upload is found by its name, or made again
 intent, no batch                      look the batch up by its metadata; give up when it can't exist
 intent to split, or to give up        do so; a shard that was halved isn't seen any more, its halves are
@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from airflow_openai_batch.engine.models import Attempt, BatchSnapshot, Key, Range, Shard, Waiting
-from airflow_openai_batch.engine.queueing import pause_until, too_large
+from airflow_openai_batch.engine.queueing import pause_until, rate_limited, too_large
 from airflow_openai_batch.engine.rounds import rows_to_repeat
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Rules:
     :param create_grace: seconds after which a batch that exists is listed.
     :param overdue: seconds after a batch's window, or after its cancellation, at which it is taken to be stuck.
     :param plan_patience: seconds that an attempt whose planning was overtaken waits for the other's plan.
-    :param queue_pause: seconds after the first refusal for a full queue; doubles with each.
+    :param queue_pause: seconds after the first refusal for a full queue or a rate limit; doubles with each.
     :param way: how the job's requests go.
     :param direct_from: the time (seconds of the epoch) from which a deadline has all go directly, None for never.
     """
@@ -209,6 +209,7 @@ class _Survey:
         self._asked: list[Ask] = []
         self._refused: list[tuple[Shard, tuple[Attempt, ...]]] = []
         self._held: list[Shard] = []
+        self._put_off: list[Shard] = []
         self._tokens = 0
         self._busy: set[str] = set()
         self._looking = False
@@ -283,15 +284,20 @@ class _Survey:
             self._looking = True
 
     def make_room(self) -> None:
-        """Submit the shards that fit, in order; hold back those of a model whose queue is full."""
+        """Submit the shards that fit, in order; hold back those of a model whose queue is full.
+
+        A rate limit on creates holds for all models.
+        """
         for shard, trail in self._refused:
             self._go_again(shard, trail)
         self._ready.sort(key=lambda entry: (entry[1].round, entry[1].shard))
-        full = {shard.model for shard in self._held}
+        full, limited = {shard.model for shard in self._held}, bool(self._put_off)
         limit = self._rules.max_enqueued_tokens
         for shard, key in self._ready:
             if self._goes_directly(shard):
                 self._asked.append(Ask(shard, key))
+            elif limited:
+                self._put_off.append(shard)
             elif shard.model in full or (limit is not None and self._tokens and self._tokens + shard.tokens > limit):
                 self._held.append(shard)
             else:
@@ -314,7 +320,7 @@ class _Survey:
             key = Key(shard.number, shard.round, len(trail))
             self.steps.append(Split(shard, key) if shard.rows > 1 else GiveUp(shard, key, trail[-1]))
         elif pause is not None and pause > self._now:
-            self._held.append(shard)
+            (self._put_off if rate_limited(trail) else self._held).append(shard)
             self.times.append(pause)
         else:
             self._ready.append((shard, Key(shard.number, shard.round, len(trail))))
@@ -323,6 +329,8 @@ class _Survey:
         reason = f"{len(self.watched)} batch(es) running"
         if self._held:
             reason += f", {len(self._held)} shard(s) waiting for room in the queue"
+        if self._put_off:
+            reason += f", {len(self._put_off)} shard(s) waiting for the rate limit of new batches"
         if self._looking:
             reason += ", a create whose answer was lost is being looked for"
         wake: Literal["any", "all"] = "any" if self._held else "all"

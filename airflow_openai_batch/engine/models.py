@@ -284,11 +284,12 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class VoidRecord:
-    """An attempt that provably bought nothing: refused, absent, or a full queue."""
+    """An attempt that provably bought nothing: refused, absent, or put off; OpenAI asked for that ``pause``."""
 
     at: float
-    reason: Literal["refused", "absent", "queue_full", "file_not_found"]
+    reason: Literal["refused", "absent", "queue_full", "file_not_found", "rate_limited"]
     message: str
+    pause: float = 0.0
 
 
 @dataclass(frozen=True)

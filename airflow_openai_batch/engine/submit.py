@@ -186,9 +186,13 @@ class Submitter:
         except UnreachableError as error:
             log.warning("The answer to creating the batch of %s was lost (%s); it will be looked for", key, error)
             return None
-        except (QueueFullError, RateLimitError) as error:
+        except QueueFullError as error:
             self._journal.write(key, VoidRecord(self._clock(), "queue_full", str(error)[:500]))
             log.info("Shard %s waits for room: %s", key, error)
+            return None
+        except RateLimitError as error:
+            self._journal.write(key, VoidRecord(self._clock(), "rate_limited", str(error)[:500], error.retry_after))
+            log.info("Shard %s waits for the rate limit: %s", key, error)
             return None
         except APIError as error:
             if isinstance(error, RejectedError) and "cannot find file" in str(error).lower():

@@ -59,8 +59,8 @@ def running(at=NOW, batch_id="b0"):
     return {**intent(at), "batch": BatchRecord(at, batch_id)}
 
 
-def void(reason, at=NOW, message=""):
-    return {**intent(at), "void": VoidRecord(at, reason, message)}
+def void(reason, at=NOW, message="", pause=0.0):
+    return {**intent(at), "void": VoidRecord(at, reason, message, pause)}
 
 
 def end(batch_id="b0", status="completed", at=NOW, answered=1, **open_rows):
@@ -280,9 +280,50 @@ def test_ranges_and_rows_are_two_spellings_of_one_thing(ranges):
     assert compress(expand(ranges)) == ranges
 
 
-def refused(shard, times, message="Limit: 1,000 enqueued tokens.", **more):
-    trails = [attempt(shard, number=number, **void("queue_full", message=message)) for number in range(times)]
+def refused(shard, times, message="Limit: 1,000 enqueued tokens.", reason="queue_full", **more):
+    trails = [attempt(shard, number=number, **void(reason, message=message)) for number in range(times)]
     return decision(state((shard,), trails=trails, **more))
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("message", ["is rate limited", "Limit: 2,000 batches an hour"])
+def test_a_rate_limit_never_makes_a_shard_too_large(rows, message):
+    limited = shard(0, rows=rows, tokens=5_000)
+    waiting = refused(limited, 40, message=message, reason="rate_limited").waiting
+    assert NOW + 300 <= waiting.until <= NOW + 600
+
+
+def test_a_rate_limit_does_not_count_among_refusals_for_a_full_queue():
+    unknown = shard(0, rows=8, tokens=10)
+    reasons = ["queue_full", "rate_limited"] * 3
+    trails = [attempt(unknown, number=number, **void(reason)) for number, reason in enumerate(reasons)]
+    assert decision(state((unknown,), trails=trails)).waiting is not None
+
+
+def test_a_rate_limit_makes_a_shard_wait_longer_each_time_and_as_long_as_openai_asks():
+    first = attempt(**void("rate_limited"))
+    again = attempt(number=1, **void("rate_limited"))
+    asked = attempt(number=1, **void("rate_limited", pause=1_800))
+    assert NOW + 15 <= decision(state(trails=[first])).waiting.until <= NOW + 30
+    assert NOW + 30 <= decision(state(trails=[first, again])).waiting.until <= NOW + 60
+    assert decision(state(trails=[first, asked])).waiting.until == NOW + 1_800
+    assert decision(state(trails=[first, asked]), now=NOW + 1_800).steps == (Submit(shard(), Key(0, 0, 2)),)
+
+
+def test_a_rate_limit_holds_back_the_shards_of_every_model_for_its_pause():
+    shards = (shard(0), shard(1), shard(2, model="other"), shard(3))
+    trails = [attempt(shards[0], **void("rate_limited")), attempt(shards[3], **running())]
+    outcome = decision(state(shards, trails=trails))
+    assert (outcome.steps, outcome.waiting.wake, outcome.waiting.batches) == ((), "all", ("b0",))
+    assert "3 shard(s) waiting for the rate limit" in outcome.waiting.reason
+    later = decision(state(shards, trails=trails), now=NOW + 30)
+    assert [step.shard.number for step in later.steps] == [0, 1, 2]
+
+
+def test_the_end_of_a_batch_does_not_lift_a_rate_limit():
+    shards = (shard(0), shard(1))
+    trails = [attempt(shards[0], **ended(at=NOW + 5)), attempt(shards[1], **void("rate_limited", at=NOW))]
+    assert decision(state(shards, trails=trails), now=NOW + 6).steps == ()
 
 
 def test_a_shard_larger_than_the_queue_is_halved_at_once():

@@ -312,7 +312,7 @@ class Submitter:
     def _usable_file(trail: tuple[Attempt, ...]) -> tuple[str, float] | None:
         """Return the file of an earlier attempt that never got to run, so that it isn't uploaded again."""
         voids = [attempt for attempt in trail if attempt.void and attempt.intent]
-        if not voids or voids[-1].intent is None or not voids[-1].intent.file_id or voids[-1].fence:
+        if not voids or voids[-1].intent is None or not voids[-1].intent.file_id or voids[-1].doom:
             return None
         file_id = voids[-1].intent.file_id
         lost = [

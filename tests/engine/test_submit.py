@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import Waiting
+from airflow_openai_batch.engine.models import DoomRecord, Key, Waiting
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.exceptions import (
     JournalError,
@@ -179,6 +179,16 @@ def test_a_file_that_is_never_found_is_uploaded_again(fakes, fake, clock):
         clock.now = max(clock.now, outcome.until or 0)
     assert outcome.batches == ("batch-0",)
     assert fake.calls["upload"] == 2
+
+
+def test_a_file_that_was_doomed_is_not_used_again(fakes, fake, clock):
+    """Its create is refused because another attempt deletes the file at this moment, and then dies."""
+    fake.errors["create_batch"] = [RejectedError("Cannot find file file-0", status=400)]
+    waiting = advance(fakes.job(ROWS))
+    Journal(fakes.job(ROWS).store).write(Key(0, 0, 0), DoomRecord(clock.now))
+    clock.now = waiting.until
+    assert advance(fakes.job(ROWS)).batches == ("batch-0",)
+    assert fake.batches["batch-0"].input_file_id == "file-1"
 
 
 def test_a_queue_that_is_full_at_create_is_no_error(fakes, fake, clock):

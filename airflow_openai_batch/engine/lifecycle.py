@@ -10,7 +10,7 @@ upload, no intent                     submit: the upload is found by its name, o
 intent, no batch                      look the batch up by its metadata; give up when it can't exist
 intent to split, or to give up        do so; a shard that was halved isn't seen any more, its halves are
 intent to ask directly, no end        go on asking
-batch, no end                         watch; when it has ended, collect
+batch, no end                         watch; when it has ended and its files are there, collect
 end                                   over
 ====================================  ================================================================
 
@@ -28,7 +28,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from airflow_openai_batch.engine.models import Attempt, BatchSnapshot, Key, Range, Shard, Waiting
+from airflow_openai_batch.engine.late import LOOK_AGAIN, may_come, names_too_little
+from airflow_openai_batch.engine.models import Attempt, BatchRecord, BatchSnapshot, Key, Range, Shard, Waiting
 from airflow_openai_batch.engine.queueing import pause_until, rate_limited, too_large
 from airflow_openai_batch.engine.rounds import rows_to_repeat
 
@@ -92,11 +93,15 @@ class Resolve:
 
 @dataclass(frozen=True)
 class Collect:
-    """Bring what an ended batch returned to the store."""
+    """Bring what an ended batch returned to the store.
+
+    :param final: whether a file that isn't there is given up.
+    """
 
     shard: Shard
     attempt: Attempt
     snapshot: BatchSnapshot
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def decide(
     :param state: the journal.
     :param snapshots: the batches in flight as the API just showed them, by id.
     :param now: seconds of the epoch.
-    :param looked_up: attempts whose batch was looked for just now and not found.
+    :param looked_up: attempts whose batch, or a file of it, was looked for just now and not found.
     """
     survey = _Survey(state, snapshots, now, rules, looked_up)
     shards = [shard for shards in state.rounds for shard in shards]
@@ -213,6 +218,7 @@ class _Survey:
         self._tokens = 0
         self._busy: set[str] = set()
         self._looking = False
+        self._late = 0
         self.steps: list[Step] = []
         self.watched: list[str] = []
         self.times: list[float] = []
@@ -227,7 +233,7 @@ class _Survey:
         elif last.void:
             self._refused.append((shard, trail))
         elif last.batch:
-            self._in_flight(shard, last, last.batch.batch_id)
+            self._in_flight(shard, last, last.batch)
         elif last.intent and last.intent.purpose == "split":
             self.steps.append(Split(shard, last.key))
         elif last.intent and last.intent.purpose == "give_up":
@@ -241,18 +247,28 @@ class _Survey:
         else:
             self._ready.append((shard, last.key))
 
-    def _in_flight(self, shard: Shard, last: Attempt, batch_id: str) -> None:
+    def _in_flight(self, shard: Shard, last: Attempt, batch: BatchRecord) -> None:
         self._tokens += shard.tokens
         self._busy.add(shard.model)
-        snapshot = self._snapshots.get(batch_id)
+        snapshot = self._snapshots.get(batch.batch_id)
         if snapshot is None:
-            self.watched.append(batch_id)
+            self.watched.append(batch.batch_id)
         elif not snapshot.ended:
             self._running(shard, last, snapshot)
         elif _never_ran(snapshot):
             self.steps.append(Requeue(last, snapshot))
         else:
-            self.steps.append(Collect(shard, last, snapshot))
+            self._ended(shard, last, snapshot, batch.at)
+
+    def _ended(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot, known_at: float) -> None:
+        """Collect a batch, unless files of it may still come; it holds no room in the queue any more."""
+        final = not may_come(snapshot, known_at, self._now)
+        if final or not (names_too_little(snapshot) or last.key in self._looked_up):
+            self.steps.append(Collect(shard, last, snapshot, final))
+        else:
+            self._tokens -= shard.tokens
+            self._late += 1
+            self.times.append(self._now + LOOK_AGAIN)
 
     def _running(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot) -> None:
         """Watch a batch, unless it is stuck: cancelled when its window is long over, and then given up in its turn."""
@@ -272,7 +288,7 @@ class _Survey:
         elif last.cancel is None:
             self.steps.append(CancelOverdue(last, snapshot))
         else:
-            self.steps.append(Collect(shard, last, replace(snapshot, status="expired")))
+            self.steps.append(Collect(shard, last, replace(snapshot, status="expired"), final=True))
 
     def _unclear(self, shard: Shard, last: Attempt, deadline: float) -> None:
         self._tokens += shard.tokens
@@ -331,6 +347,8 @@ class _Survey:
             reason += f", {len(self._held)} shard(s) waiting for room in the queue"
         if self._put_off:
             reason += f", {len(self._put_off)} shard(s) waiting for the rate limit of new batches"
+        if self._late:
+            reason += f", {self._late} ended whose files aren't there yet"
         if self._looking:
             reason += ", a create whose answer was lost is being looked for"
         wake: Literal["any", "all"] = "any" if self._held else "all"

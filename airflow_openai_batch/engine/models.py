@@ -54,6 +54,7 @@ class BatchSnapshot:
     error_file_id: str | None = None
     created_at: float = 0.0
     expires_at: float | None = None
+    ended_at: float | None = None
     counts: Counts = field(default_factory=Counts)
     errors: tuple[BatchIssue, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from airflow_openai_batch.engine.models import (
     BatchRecord,
     BatchSnapshot,
     CancelRecord,
+    Counts,
     EndRecord,
     IntentRecord,
     JobRecord,
@@ -137,6 +138,57 @@ def test_a_batch_that_has_ended_is_collected_whatever_its_status(status):
     trail = attempt(**running())
     seen = snapshot(status)
     assert decision(state(trails=[trail]), seen).steps == (Collect(shard(), trail, seen["b0"]),)
+
+
+def ended_batch(status="completed", *, ended_at=NOW, counts=(10, 9, 1), **files):
+    return {"b0": BatchSnapshot("b0", status, ended_at=ended_at, counts=Counts(*counts), **files)}
+
+
+def test_a_batch_that_counts_answers_and_names_no_file_is_looked_at_again_for_ten_minutes():
+    trail = attempt(**running(at=NOW - 50_000))
+    waiting = decision(state(trails=[trail]), ended_batch(), now=NOW + 599).waiting
+    assert (waiting.batches, waiting.until) == ((), NOW + 659)
+    seen = ended_batch()
+    steps = decision(state(trails=[trail]), seen, now=NOW + 600).steps
+    assert steps == (Collect(shard(), trail, seen["b0"], final=True),)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        ended_batch(output_file_id="out"),
+        ended_batch(error_file_id="err", counts=(10, 0, 10)),
+        ended_batch("expired", counts=(10, 0, 0)),
+        ended_batch("cancelled", counts=(0, 0, 0)),
+        ended_batch("failed", counts=(10, 0, 10)),
+    ],
+)
+def test_a_batch_that_names_what_it_has_is_collected_at_once(seen):
+    trail = attempt(**running())
+    assert decision(state(trails=[trail]), seen).steps == (Collect(shard(), trail, seen["b0"]),)
+
+
+def test_a_batch_whose_file_was_not_found_is_collected_once_more_later():
+    trail = attempt(**running())
+    seen = ended_batch(output_file_id="out")
+    waiting = decision(state(trails=[trail]), seen, looked_up=[trail.key]).waiting
+    assert (waiting.batches, waiting.until) == ((), NOW + 60)
+    steps = decision(state(trails=[trail]), seen, now=NOW + 600, looked_up=[trail.key]).steps
+    assert steps == (Collect(shard(), trail, seen["b0"], final=True),)
+
+
+@pytest.mark.parametrize("ended_at", [None, NOW + 10**9])
+def test_where_the_end_is_not_known_a_file_is_waited_for_from_the_batchs_record_on(ended_at):
+    journal = state(trails=[attempt(**running())])
+    assert decision(journal, ended_batch(ended_at=ended_at), now=NOW + 599).waiting is not None
+    assert decision(journal, ended_batch(ended_at=ended_at), now=NOW + 600).steps[0].final
+
+
+def test_a_batch_whose_files_are_waited_for_holds_no_room_in_the_queue():
+    shards = (shard(0), shard(1))
+    journal = state(shards, trails=[attempt(shards[0], **running())])
+    steps = decision(journal, ended_batch(), rules=Rules(max_enqueued_tokens=150)).steps
+    assert steps == (Submit(shards[1], Key(1, 0, 0)),)
 
 
 @pytest.mark.parametrize(

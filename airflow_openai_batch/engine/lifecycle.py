@@ -106,7 +106,10 @@ class Collect:
 
 @dataclass(frozen=True)
 class Requeue:
-    """A batch failed for a full queue or a file that wasn't there yet: nothing ran, the shard goes again."""
+    """A batch failed for a full queue or a file that wasn't there yet: nothing ran, the shard goes again.
+
+    Never one that was made elsewhere: it is landed as it ended, and what it was made of isn't ours to send.
+    """
 
     attempt: Attempt
     snapshot: BatchSnapshot
@@ -255,7 +258,7 @@ class _Survey:
             self.watched.append(batch.batch_id)
         elif not snapshot.ended:
             self._running(shard, last, snapshot)
-        elif _never_ran(snapshot):
+        elif _never_ran(snapshot) and self._state.record.foreign is None:
             self.steps.append(Requeue(last, snapshot))
         else:
             self._ended(shard, last, snapshot, batch.at)

@@ -183,6 +183,24 @@ def test_files_that_are_not_there_yet_are_waited_for(fake, clock, elsewhere, lan
     assert land_fake(elsewhere).statuses == ["succeeded"] * 2
 
 
+@pytest.mark.parametrize(
+    "issue",
+    [
+        {"code": "token_limit_exceeded", "message": "Enqueued token limit reached. Limit: 1 enqueued tokens."},
+        {"code": "token_limit_exceeded", "message": "Enqueued token limit reached."},
+        {"code": "invalid_request", "message": "Cannot find file file-1, or project x has no access to it."},
+    ],
+)
+def test_a_batch_that_failed_in_passing_is_landed_as_it_is_and_nothing_is_sent(
+    fake, clock, land_fake, elsewhere, issue
+):
+    fake.end(elsewhere, status="failed", issues=[issue])
+    before = fake.calls.copy()
+    done = land_fake(elsewhere)
+    assert (done.statuses, [line["error"] for line in done.lines]) == (["failed"] * 2, [issue] * 2)
+    assert {name for name in fake.calls if fake.calls[name] > before[name]} == {"retrieve_batch", "download"}
+
+
 def test_files_that_do_not_come_are_accepted_as_lost(fake, clock, elsewhere, land_fake):
     fake.delete_file(fake.batches[elsewhere].output_file_id)
     assert isinstance(land_fake(elsewhere), Waiting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_openai_batch.engine.journal import JobState
@@ -202,6 +204,21 @@ def test_a_batch_that_failed_in_passing_sends_its_shard_again(issue):
     trail = attempt(**running())
     seen = snapshot("failed", "b0", issue)
     assert decision(state(trails=[trail]), seen).steps == (Requeue(trail, seen["b0"]),)
+
+
+@pytest.mark.parametrize(
+    "issue",
+    [
+        BatchIssue("token_limit_exceeded", "Enqueued token limit reached. Limit: 10 enqueued tokens."),
+        BatchIssue("invalid_request", "Cannot find file file-1, or project has no access to it."),
+    ],
+)
+def test_a_batch_made_elsewhere_is_collected_however_it_failed(issue):
+    trail = attempt(**running())
+    journal = state(trails=[trail])
+    journal = replace(journal, record=replace(journal.record, foreign="b0"))
+    seen = snapshot("failed", "b0", issue)
+    assert decision(journal, seen, rules=Rules(max_rounds=0)).steps == (Collect(shard(), trail, seen["b0"]),)
 
 
 def test_nothing_to_do_means_that_the_job_can_be_landed():

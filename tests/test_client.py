@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import time
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 
 import openai
 import pytest
@@ -308,24 +306,24 @@ def test_an_upload_waits_as_long_as_openai_asks(client, emulator):
 
 
 @pytest.mark.parametrize(
-    ("header", "least", "most"),
+    ("header", "seconds"),
     [
-        ("7", 7, 7),
-        (format_datetime(datetime.now(timezone.utc) + timedelta(seconds=3_500), usegmt=True), 100, 3_500),
-        (format_datetime(datetime.now(timezone.utc) - timedelta(seconds=900), usegmt=True), 0, 0),
-        ("1800", 1_800, 1_800),
-        ("99999999999", 3_600, 3_600),
-        (f"Wed, 21 Oct {10**30} 07:28:00 GMT", 0, 0),
-        ("soon", 0, 0),
-        ("nan", 0, 0),
-        (None, 0, 0),
+        ("7", 7),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3_600),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("1800", 1_800),
+        ("99999999999", 3_600),
+        (f"Wed, 21 Oct {10**30} 07:28:00 GMT", 0),
+        ("soon", 0),
+        ("nan", 0),
+        (None, 0),
     ],
 )
-def test_an_error_says_how_long_openai_wants_to_be_left_alone(header, least, most):
+def test_an_error_says_how_long_openai_wants_to_be_left_alone(header, seconds):
     headers = {} if header is None else {"retry-after": header}
     response = httpx.Response(429, headers=headers, request=httpx.Request("POST", "http://server.example/v1"))
     error = openai.RateLimitError("no", response=response, body=None)
-    assert least <= translate(error, ClientConfig("c", "sk-test"), "Asking").retry_after <= most
+    assert translate(error, ClientConfig("c", "sk-test"), "Asking").retry_after == seconds
 
 
 def test_a_worker_slot_is_not_held_for_as_long_as_a_server_asks():

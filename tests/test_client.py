@@ -8,8 +8,16 @@ import time
 
 import openai
 import pytest
+from tenacity import RetryCallState
 
-from airflow_openai_batch.client import AsyncOpenAIBatchClient, ClientConfig, OpenAIBatchClient
+from airflow_openai_batch.client import (
+    MAX_RETRY_AFTER,
+    AsyncOpenAIBatchClient,
+    ClientConfig,
+    OpenAIBatchClient,
+    synchronous,
+    translate,
+)
 from airflow_openai_batch.client.transport import httpx
 from airflow_openai_batch.emulator.server import running
 from airflow_openai_batch.engine.models import Counts
@@ -297,6 +305,34 @@ def test_an_upload_waits_as_long_as_openai_asks(client, emulator):
     assert time.monotonic() - begun >= 1
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3_600),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("1800", 1_800),
+        ("99999999999", 3_600),
+        (f"Wed, 21 Oct {10**30} 07:28:00 GMT", 0),
+        ("soon", 0),
+        ("nan", 0),
+        (None, 0),
+    ],
+)
+def test_an_error_says_how_long_openai_wants_to_be_left_alone(header, seconds):
+    headers = {} if header is None else {"retry-after": header}
+    response = httpx.Response(429, headers=headers, request=httpx.Request("POST", "http://server.example/v1"))
+    error = openai.RateLimitError("no", response=response, body=None)
+    assert translate(error, ClientConfig("c", "sk-test"), "Asking").retry_after == seconds
+
+
+def test_a_worker_slot_is_not_held_for_as_long_as_a_server_asks():
+    state = RetryCallState(None, None, (), {})
+    error = RateLimitError("no", retry_after=3_600)
+    state.set_exception((type(error), error, None))
+    assert synchronous._asked_or_random(state) == MAX_RETRY_AFTER
+
+
 # Servers that answer in other ways than OpenAI.
 
 
@@ -331,6 +367,18 @@ LITELLM = "Error code: 400 - {'error': {'message': 'x', 'code': 'token_limit_exc
         (200, {"errors": {"data": [FULL], "object": "list"}}, QueueFullError, "token_limit_exceeded"),
         (400, {"error": {"message": LITELLM, "code": "400"}}, QueueFullError, "token_limit_exceeded"),
         (429, {"error": {"message": "Enqueued token limit reached for x"}}, QueueFullError, "token_limit_exceeded"),
+        (
+            429,
+            {"error": {"message": "Enqueued token limit", "code": "rate_limit_exceeded"}},
+            QueueFullError,
+            FULL["code"],
+        ),
+        (
+            429,
+            {"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
+            RateLimitError,
+            "rate_limit_exceeded",
+        ),
         (200, {"errors": {"data": [{"code": "quota", "message": "no"}]}}, RejectedError, "quota"),
         (200, {"errors": {"data": [{"code": "insufficient_quota"}]}}, QuotaError, "insufficient_quota"),
         (400, {"errors": {"data": [{"code": "invalid", "message": "no"}]}}, RejectedError, "invalid"),

@@ -513,6 +513,8 @@ def test_a_wait_is_read_in_each_of_its_forms():
     assert asked_to_wait({"retry-after": date}, 2_000_000) == 0
     assert asked_to_wait({"retry-after": "nonsense"}, 0) == 0
     assert asked_to_wait({"retry-after": "inf"}, 0) == 0
+    assert asked_to_wait({"retry-after": date.replace("GMT", "-0000")}, 1_000_000) == 30
+    assert asked_to_wait({"retry-after": f"Wed, 21 Oct {10**30} 07:28:00 GMT"}, 0) == 0
     assert asked_to_wait({}, 0) == 0
 
 

@@ -45,6 +45,16 @@ def test_a_batch_as_azures_guide_shows_it():
     assert wire.batch_of(AZURE, expires=False).expires_at is None
 
 
+@pytest.mark.parametrize(
+    ("status", "ended_at"),
+    [("completed", 1), ("failed", 2), ("expired", 3), ("cancelled", 4), ("Canceled", 4), ("in_progress", None)],
+)
+def test_the_time_of_its_end_is_that_of_its_status(status, ended_at):
+    times = {"completed_at": 1, "failed_at": 2, "expired_at": 3, "cancelled_at": 4, "in_progress_at": 5}
+    assert wire.batch_of({"id": "b", "status": status, **times}).ended_at == ended_at
+    assert wire.batch_of({"id": "b", "status": status}).ended_at is None
+
+
 @pytest.mark.parametrize("wrap", ["job", "batch", "data"])
 def test_a_wrapped_batch_is_unwrapped(wrap):
     assert wire.batch_of({wrap: AZURE, "warning": "slow"}) == wire.batch_of(AZURE)

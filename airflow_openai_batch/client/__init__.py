@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from airflow_openai_batch.client.asynchronous import AsyncOpenAIBatchClient
 from airflow_openai_batch.client.config import ClientConfig
-from airflow_openai_batch.client.errors import MAX_RETRY_AFTER, translate
+from airflow_openai_batch.client.errors import translate
+from airflow_openai_batch.client.pacing import MAX_RETRY_AFTER
 from airflow_openai_batch.client.synchronous import OpenAIBatchClient
 
 __all__ = ["MAX_RETRY_AFTER", "AsyncOpenAIBatchClient", "ClientConfig", "OpenAIBatchClient", "translate"]

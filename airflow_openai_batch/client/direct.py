@@ -30,8 +30,8 @@ import openai
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_random_exponential
 
-from airflow_openai_batch.client.errors import MAX_RETRY_AFTER, code_of, complaint, translate
-from airflow_openai_batch.client.pacing import Gate, asked_to_wait
+from airflow_openai_batch.client.errors import code_of, complaint, translate
+from airflow_openai_batch.client.pacing import MAX_RETRY_AFTER, Gate, asked_to_wait
 from airflow_openai_batch.client.sdk import async_sdk
 from airflow_openai_batch.client.transport import httpx
 from airflow_openai_batch.exceptions import QuotaError, RateLimitError, UnreachableError

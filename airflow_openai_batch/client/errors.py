@@ -8,12 +8,14 @@ the server behind them.
 from __future__ import annotations
 
 import re
+import time
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import openai
 
+from airflow_openai_batch.client.pacing import asked_to_wait
 from airflow_openai_batch.client.transport import httpx
 from airflow_openai_batch.exceptions import (
     APIError,
@@ -32,11 +34,14 @@ if TYPE_CHECKING:
     from airflow_openai_batch.client.config import ClientConfig
     from airflow_openai_batch.engine.models import BatchIssue
 
-MAX_RETRY_AFTER = 120.0
-"""Seconds; longer than that is waited by nobody in a worker slot. The SDK draws the same line."""
+LONGEST_PAUSE = 3_600.0
+"""Seconds that an error says to wait at most: limits are by the hour at the longest, and a larger number is a slip."""
 
 _QUOTA = re.compile(r"insufficient_quota|credit_balance_exhausted|\w*_(spend|usage)_limit_exceeded")
 _TOLD = re.compile(rf"token_limit_exceeded|{_QUOTA.pattern}")
+_VAGUE = frozenset({"rate_limit_exceeded", "too_many_requests", "toomanyrequests"})
+"""Codes of a 429 that may be a full queue just as well; its text tells."""
+
 _QUEUE_FULL = re.compile(r"enqueued token", re.IGNORECASE)
 _SHOWN = 500
 
@@ -79,7 +84,7 @@ def translate(error: Exception, config: ClientConfig, doing: str) -> APIError:
         status=error.status_code,
         code=code,
         param=said[2],
-        retry_after=_retry_after(error),
+        retry_after=min(LONGEST_PAUSE, asked_to_wait(error.response.headers, time.time())),
     )
 
 
@@ -116,8 +121,8 @@ def complaint(body: Any) -> tuple[str | None, str | None, str | None]:
 
 
 def code_of(code: str | None, text: str) -> str | None:
-    """Return the code; where it is missing or only repeats the HTTP status, the one that the text speaks of."""
-    if code and not code.isdigit():
+    """Return the code; where it says no more than the HTTP status, the one that the text speaks of."""
+    if code and not code.isdigit() and code.lower() not in _VAGUE:
         return code
     if found := _TOLD.search(text):
         return found[0]
@@ -145,14 +150,6 @@ def _meaning(status: int, code: str) -> tuple[type[APIError], str]:
     elif status in {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         found = UnreachableError, "{doing}: {where} answered {status}: {text}"
     return found
-
-
-def _retry_after(error: openai.APIStatusError) -> float:
-    """Return the seconds of a ``Retry-After`` header; a date, and nonsense, count as none."""
-    try:
-        return min(MAX_RETRY_AFTER, max(0.0, float(error.response.headers.get("retry-after", "0"))))
-    except ValueError:
-        return 0.0
 
 
 def _cause(error: BaseException) -> str:

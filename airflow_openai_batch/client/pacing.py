@@ -13,16 +13,18 @@ import contextlib
 import logging
 import re
 from collections import deque
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-
-from airflow_openai_batch.client.errors import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
+
+MAX_RETRY_AFTER = 120.0
+"""Seconds; longer than that is waited by nobody in a worker slot. The SDK draws the same line."""
 
 _TIMES = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
@@ -61,9 +63,10 @@ def asked_to_wait(headers: Mapping[str, str], now: float) -> float:
     if number is not None or not text:
         return number or 0.0
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except (TypeError, ValueError):
+        moment = parsedate_to_datetime(text)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - now)
 
 
 def until_reset(headers: Mapping[str, str], requests: int, tokens: int) -> float:

@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 from airflow_openai_batch.client import direct, wire
 from airflow_openai_batch.client.config import shown
 from airflow_openai_batch.client.errors import UnreadableError, refusal, translated
+from airflow_openai_batch.client.pacing import MAX_RETRY_AFTER
 from airflow_openai_batch.client.sdk import sync_sdk
 from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.exceptions import NotFoundError, RateLimitError, RejectedError, UnreachableError
@@ -40,9 +41,9 @@ _FIRST_LOOK, _RAREST_LOOK = 0.1, 5.0
 
 
 def _asked_or_random(state: RetryCallState) -> float:
-    """Wait as long as OpenAI asked, or for a random time that grows."""
+    """Wait as long as OpenAI asked, if a worker slot can be held so long, or for a random time that grows."""
     error = state.outcome.exception() if state.outcome else None
-    return max(getattr(error, "retry_after", 0.0), _RANDOM(state))
+    return max(min(getattr(error, "retry_after", 0.0), MAX_RETRY_AFTER), _RANDOM(state))
 
 
 def _is_count(text: str | None) -> TypeGuard[str]:

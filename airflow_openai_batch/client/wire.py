@@ -15,7 +15,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from airflow_openai_batch.client.errors import UnreadableError, code_of
-from airflow_openai_batch.engine.models import BatchIssue, BatchSnapshot, Counts, RemoteFile
+from airflow_openai_batch.engine.models import TERMINAL, BatchIssue, BatchSnapshot, Counts, RemoteFile
 from airflow_openai_batch.exceptions import RejectedError
 
 _WRAPPERS = ("job", "batch", "data")
@@ -64,15 +64,17 @@ def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
     counts = batch.get("request_counts")
     counts = counts if isinstance(counts, dict) else {}
     metadata = batch.get("metadata")
+    status = _SPELLINGS.get(status, status)
     return BatchSnapshot(
         id=str(batch["id"]),
-        status=_SPELLINGS.get(status, status),
+        status=status,
         endpoint=_text(batch.get("endpoint")) or "",
         input_file_id=_text(batch.get("input_file_id")),
         output_file_id=_text(batch.get("output_file_id")),
         error_file_id=_text(batch.get("error_file_id")),
         created_at=seconds(batch.get("created_at")) or 0.0,
         expires_at=seconds(batch.get("expires_at")) if expires else None,
+        ended_at=seconds(batch.get(f"{status}_at")) if status in TERMINAL else None,
         counts=Counts(*(_number(counts.get(name)) for name in ("total", "completed", "failed"))),
         errors=issues_of(batch),
         metadata={str(name): str(text) for name, text in metadata.items()} if isinstance(metadata, dict) else {},

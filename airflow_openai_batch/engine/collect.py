@@ -80,14 +80,23 @@ class Collector:
         self._clock = clock
         self._foreign = foreign
 
-    def collect(self, shard: Shard, attempt: Attempt, snapshot: BatchSnapshot) -> EndRecord:
-        """Fetch what the batch returned and say what is in it."""
+    def collect(self, shard: Shard, attempt: Attempt, snapshot: BatchSnapshot, *, final: bool) -> EndRecord | None:
+        """Fetch what the batch returned and say what is in it; None where a file isn't there, and may still come.
+
+        :param final: whether such a file is given up, and its rows are missing.
+        """
         count = _Count()
         seen: set[str] = set()
-        sizes = {
-            kind: self._fetch(f"{RAW}/{attempt.key}.{kind}.jsonl", file_id, shard, count, seen)
-            for kind, file_id in (("output", snapshot.output_file_id), ("error", snapshot.error_file_id))
-        }
+        sizes: dict[str, int | None] = {}
+        for kind, file_id in (("output", snapshot.output_file_id), ("error", snapshot.error_file_id)):
+            try:
+                sizes[kind] = self._fetch(f"{RAW}/{attempt.key}.{kind}.jsonl", file_id, shard, count, seen)
+            except NotFoundError:
+                if not final:
+                    log.warning("File %s isn't there though its batch names it; looking again in a while", file_id)
+                    return None
+                log.warning("File %s isn't there though its batch names it; its rows are missing", file_id)
+                sizes[kind] = None
         return self._end(shard, snapshot, sizes, count, seen)
 
     def take(self, shard: Shard, key: Key, status: str = "completed") -> EndRecord:
@@ -141,11 +150,7 @@ class Collector:
         if not file_id:
             return None
         with tempfile.TemporaryFile(prefix="openai-batch-") as spool:
-            try:
-                size = self._api.download(file_id, spool)
-            except NotFoundError:
-                log.warning("File %s isn't there though its batch names it; its rows are missing", file_id)
-                return None
+            size = self._api.download(file_id, spool)
             spool.seek(0)
             self._scan(spool, shard, count, seen)
             spool.seek(0)

@@ -14,7 +14,8 @@ import orjson
 
 from airflow_openai_batch.engine.answers import parse_line
 from airflow_openai_batch.engine.journal import VERSION, Journal
-from airflow_openai_batch.engine.models import BatchRecord, IntentRecord, JobRecord, Key, Part, Plan, Shard
+from airflow_openai_batch.engine.late import LOOK_AGAIN, may_come, names_too_little
+from airflow_openai_batch.engine.models import BatchRecord, IntentRecord, JobRecord, Key, Part, Plan, Shard, Waiting
 from airflow_openai_batch.engine.planner import JOINTS
 from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import BatchEndedError, JobMismatchError, NotFoundError
@@ -32,10 +33,10 @@ log = logging.getLogger(__name__)
 _PIECE = 1 << 20
 
 
-def take_over(store: Store, api: BatchAPI, batch_id: str, clock: Callable[[], float]) -> JobRecord | BatchSnapshot:
+def take_over(store: Store, api: BatchAPI, batch_id: str, clock: Callable[[], float]) -> JobRecord | Waiting:
     """Make a job of a batch that has ended.
 
-    :return: the job's record, or the batch's snapshot while it runs.
+    :return: the job's record, or what to wait for: the batch while it runs, or files of it that may still come.
     :raises JobMismatchError: the destination holds something else.
     :raises BatchEndedError: the batch left nothing that could be landed.
     """
@@ -44,8 +45,16 @@ def take_over(store: Store, api: BatchAPI, batch_id: str, clock: Callable[[], fl
     if record is None:
         snapshot = api.retrieve_batch(batch_id)
         if not snapshot.ended:
-            return snapshot
-        record = _plan(store, journal, api, snapshot, clock)
+            return Waiting((batch_id,), "all", None, f"batch {batch_id} is {snapshot.status}")
+        late = may_come(snapshot, snapshot.created_at, clock())
+        try:
+            record = None if late and names_too_little(snapshot) else _plan(store, journal, api, snapshot, clock)
+        except NotFoundError:
+            if not late:
+                raise
+        if record is None:
+            until = clock() + LOOK_AGAIN
+            return Waiting((), "all", until, f"batch {batch_id} has ended, but not all of its files are there yet")
     if record.foreign != batch_id:
         raise JobMismatchError(f"{store.url} holds job {record.job}, which isn't batch {batch_id}'s")
     key = Key(0, 0, 0)

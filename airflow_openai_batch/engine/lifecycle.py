@@ -5,12 +5,12 @@ A shard's trail of attempts says where it stands:
 ====================================  ================================================================
 trail                                 what follows
 ====================================  ================================================================
-none, or the last one void            submit (after a pause, if the queue was full)
+none, or the last one void            submit (after a pause, if the queue was full, or a rate limit reached)
 upload, no intent                     submit: the upload is found by its name, or made again
 intent, no batch                      look the batch up by its metadata; give up when it can't exist
 intent to split, or to give up        do so; a shard that was halved isn't seen any more, its halves are
 intent to ask directly, no end        go on asking
-batch, no end                         watch; when it has ended, collect
+batch, no end                         watch; when it has ended and its files are there, collect
 end                                   over
 ====================================  ================================================================
 
@@ -31,8 +31,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from airflow_openai_batch.engine.models import Attempt, BatchSnapshot, Key, Range, Shard, Waiting
-from airflow_openai_batch.engine.queueing import pause_until, too_large
+from airflow_openai_batch.engine.late import LOOK_AGAIN, may_come, names_too_little
+from airflow_openai_batch.engine.models import Attempt, BatchRecord, BatchSnapshot, Key, Range, Shard, Waiting
+from airflow_openai_batch.engine.queueing import pause_until, rate_limited, too_large
 from airflow_openai_batch.engine.rounds import OVERDUE, rows_to_repeat
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Rules:
     :param create_grace: seconds after which a batch that exists is listed.
     :param overdue: seconds after a batch's window, or after its cancellation, at which it is taken to be stuck.
     :param plan_patience: seconds that an attempt whose planning was overtaken waits for the other's plan.
-    :param queue_pause: seconds after the first refusal for a full queue; doubles with each.
+    :param queue_pause: seconds after the first refusal for a full queue or a rate limit; doubles with each.
     :param way: how the job's requests go.
     :param direct_from: the time (seconds of the epoch) from which a deadline has all go directly, None for never.
     """
@@ -101,16 +102,23 @@ class Resolve:
 
 @dataclass(frozen=True)
 class Collect:
-    """Bring what an ended batch returned to the store."""
+    """Bring what an ended batch returned to the store.
+
+    :param final: whether a file that isn't there is given up.
+    """
 
     shard: Shard
     attempt: Attempt
     snapshot: BatchSnapshot
+    final: bool = False
 
 
 @dataclass(frozen=True)
 class Requeue:
-    """A batch failed for a full queue or a file that wasn't there yet: nothing ran, the shard goes again."""
+    """A batch failed for a full queue or a file that wasn't there yet: nothing ran, the shard goes again.
+
+    Never one that was made elsewhere: it is landed as it ended, and what it was made of isn't ours to send.
+    """
 
     attempt: Attempt
     snapshot: BatchSnapshot
@@ -180,7 +188,7 @@ def decide(
     :param state: the journal.
     :param snapshots: the batches in flight as the API just showed them, by id.
     :param now: seconds of the epoch.
-    :param looked_up: attempts whose batch was looked for just now and not found.
+    :param looked_up: attempts whose batch, or a file of it, was looked for just now and not found.
     :param cancelled: batches whose cancellation was asked for just now.
     """
     survey = _Survey(state, snapshots, now, rules, looked_up, cancelled=cancelled)
@@ -222,9 +230,11 @@ class _Survey:
         self._asked: list[Ask] = []
         self._refused: list[tuple[Shard, tuple[Attempt, ...]]] = []
         self._held: list[Shard] = []
+        self._put_off: list[Shard] = []
         self._tokens = 0
         self._busy: set[str] = set()
         self._looking = False
+        self._late = 0
         self.steps: list[Step] = []
         self.watched: list[str] = []
         self.times: list[float] = []
@@ -241,7 +251,7 @@ class _Survey:
         elif last.void:
             self._refused.append((shard, trail))
         elif last.batch:
-            self._in_flight(shard, last, last.batch.batch_id)
+            self._in_flight(shard, last, last.batch)
         elif last.intent and last.intent.purpose == "split":
             self.steps.append(Split(shard, last.key))
         elif last.intent and last.intent.purpose == "give_up":
@@ -255,18 +265,28 @@ class _Survey:
         else:
             self._ready.append((shard, last.key))
 
-    def _in_flight(self, shard: Shard, last: Attempt, batch_id: str) -> None:
+    def _in_flight(self, shard: Shard, last: Attempt, batch: BatchRecord) -> None:
         self._tokens += shard.tokens
         self._busy.add(shard.model)
-        snapshot = self._snapshots.get(batch_id)
+        snapshot = self._snapshots.get(batch.batch_id)
         if snapshot is None:
-            self.watched.append(batch_id)
+            self.watched.append(batch.batch_id)
         elif not snapshot.ended:
             self._running(shard, last, snapshot)
-        elif _never_ran(snapshot):
+        elif _never_ran(snapshot) and self._state.record.foreign is None:
             self.steps.append(Requeue(last, snapshot))
         else:
-            self.steps.append(Collect(shard, last, snapshot))
+            self._ended(shard, last, snapshot, batch.at)
+
+    def _ended(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot, known_at: float) -> None:
+        """Collect a batch, unless files of it may still come; it holds no room in the queue any more."""
+        final = not may_come(snapshot, known_at, self._now)
+        if final or not (names_too_little(snapshot) or last.key in self._looked_up):
+            self.steps.append(Collect(shard, last, snapshot, final))
+        else:
+            self._tokens -= shard.tokens
+            self._late += 1
+            self.times.append(self._now + LOOK_AGAIN)
 
     def _running(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot) -> None:
         """Watch a batch, unless it is stuck: cancelled when its window is long over, and then given up in its turn."""
@@ -282,7 +302,7 @@ class _Survey:
             if late < math.inf:
                 self.times.append(late)
         else:
-            self.steps.append(Collect(shard, last, replace(snapshot, status="expired")))
+            self.steps.append(Collect(shard, last, replace(snapshot, status="expired"), final=True))
 
     def _late(self, last: Attempt, snapshot: BatchSnapshot) -> float:
         """Return when a batch is taken to be stuck."""
@@ -319,15 +339,20 @@ class _Survey:
             self._looking = True
 
     def make_room(self) -> None:
-        """Submit the shards that fit, in order; hold back those of a model whose queue is full."""
+        """Submit the shards that fit, in order; hold back those of a model whose queue is full.
+
+        A rate limit on creates holds for all models.
+        """
         for shard, trail in self._refused:
             self._go_again(shard, trail)
         self._ready.sort(key=lambda entry: (entry[1].round, entry[1].shard))
-        full = {shard.model for shard in self._held}
+        full, limited = {shard.model for shard in self._held}, bool(self._put_off)
         limit = self._rules.max_enqueued_tokens
         for shard, key in self._ready:
             if self._goes_directly(shard):
                 self._asked.append(Ask(shard, key))
+            elif limited:
+                self._put_off.append(shard)
             elif shard.model in full or (limit is not None and self._tokens and self._tokens + shard.tokens > limit):
                 self._held.append(shard)
             else:
@@ -350,7 +375,7 @@ class _Survey:
             key = Key(shard.number, shard.round, len(trail))
             self.steps.append(Split(shard, key) if shard.rows > 1 else GiveUp(shard, key, trail[-1]))
         elif pause is not None and pause > self._now:
-            self._held.append(shard)
+            (self._put_off if rate_limited(trail) else self._held).append(shard)
             self.times.append(pause)
         else:
             self._ready.append((shard, Key(shard.number, shard.round, len(trail))))
@@ -359,6 +384,10 @@ class _Survey:
         reason = f"{len(self.watched)} batch(es) running"
         if self._held:
             reason += f", {len(self._held)} shard(s) waiting for room in the queue"
+        if self._put_off:
+            reason += f", {len(self._put_off)} shard(s) waiting for the rate limit of new batches"
+        if self._late:
+            reason += f", {self._late} ended whose files aren't there yet"
         if self._looking:
             reason += ", a create whose answer was lost is being looked for"
         wake: Literal["any", "all"] = "any" if self._held else "all"

@@ -54,6 +54,7 @@ class BatchSnapshot:
     error_file_id: str | None = None
     created_at: float = 0.0
     expires_at: float | None = None
+    ended_at: float | None = None
     counts: Counts = field(default_factory=Counts)
     errors: tuple[BatchIssue, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
@@ -292,11 +293,12 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class VoidRecord:
-    """An attempt that provably bought nothing: refused, absent, or a full queue."""
+    """An attempt that provably bought nothing: refused, absent, or put off; OpenAI asked for that ``pause``."""
 
     at: float
-    reason: Literal["refused", "absent", "queue_full", "file_not_found"]
+    reason: Literal["refused", "absent", "queue_full", "file_not_found", "rate_limited"]
     message: str
+    pause: float = 0.0
 
 
 @dataclass(frozen=True)

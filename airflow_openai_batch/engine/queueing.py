@@ -1,4 +1,7 @@
-"""The model's queue of tokens: how long a refused shard waits, and when it is too large for any queue. Pure."""
+"""How long a refused shard waits, and when it is too large for any queue of tokens. Pure.
+
+A rate limit on creates says nothing about a shard's size: it makes a shard wait, however often, and never smaller.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ HOPELESS = 8
 FILE_PAUSE = 2.0
 """Seconds after the first create that didn't find its file; doubles with each."""
 
+PASSING = frozenset({"queue_full", "file_not_found", "rate_limited"})
+"""Why a shard was put off."""
+
 _LIMIT = re.compile(r"(?:Limit: |configured limit of )([\d,.]*\d)([KMB]?)", re.IGNORECASE)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
@@ -32,16 +38,24 @@ def limit_in(message: str) -> int | None:
 
 
 def _refusals(trail: tuple[Attempt, ...]) -> list[VoidRecord]:
-    """Return the refusals in passing at the end of a trail: a full queue, or a file that isn't found yet."""
+    """Return the refusals in passing at the end of a trail."""
     voids = [attempt.void for attempt in trail if attempt.void]
-    lasting = [number for number, void in enumerate(voids) if void.reason not in {"queue_full", "file_not_found"}]
+    lasting = [number for number, void in enumerate(voids) if void.reason not in PASSING]
     return voids[lasting[-1] + 1 :] if lasting else voids
 
 
-def pause_until(trail: tuple[Attempt, ...], state: JobState, base: float) -> float | None:
-    """Return when a shard may be submitted again: later after each refusal, at once when one of ours has ended.
+def rate_limited(trail: tuple[Attempt, ...]) -> bool:
+    """Whether the last refusal was for too many creates, and not for what the shard holds."""
+    last = trail[-1].void
+    return last is not None and last.reason == "rate_limited"
 
-    :param base: seconds after the first refusal for a full queue.
+
+def pause_until(trail: tuple[Attempt, ...], state: JobState, base: float) -> float | None:
+    """Return when a shard may be submitted again: later after each refusal, and not before OpenAI asked to.
+
+    After a full queue at once when one of ours has ended.
+
+    :param base: seconds after the first refusal for a full queue or a rate limit.
     """
     refusals = _refusals(trail)
     if not refusals:
@@ -52,7 +66,7 @@ def pause_until(trail: tuple[Attempt, ...], state: JobState, base: float) -> flo
     # The pause is spread by the shard's name rather than by dice, so that every reader of the journal agrees on it.
     dice = zlib.crc32(f"{state.record.job}{trail[-1].key}".encode()) % 1000 / 1000
     first = FILE_PAUSE if last.reason == "file_not_found" else base
-    return last.at + polling.backoff(first, len(refusals), dice)
+    return last.at + max(last.pause, polling.backoff(first, len(refusals), dice))
 
 
 def too_large(shard: Shard, trail: tuple[Attempt, ...], *, alone: bool) -> bool:

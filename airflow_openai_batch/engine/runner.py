@@ -290,7 +290,10 @@ class _Advance:
             # Nobody of this job asked for it: final. Said before the end is written, so that a new try, which would
             # have the rows go again, can't say otherwise once somebody has gone on from here.
             self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "found cancelled", again=False))
-        end = self._collector.collect(step.shard, step.attempt, step.snapshot)
+        end = self._collector.collect(step.shard, step.attempt, step.snapshot, final=step.final)
+        if end is None:
+            self._looked_up.add(step.attempt.key)
+            return
         self._job.journal.write(step.attempt.key, end)
         rows = ", ".join(f"{count:,} {status}" for status, count in sorted(end.rows.items()))
         log.info("Collected batch %s (%s): %s", end.batch_id, end.status, rows)

@@ -191,9 +191,13 @@ class Submitter:
         except UnreachableError as error:
             log.warning("The answer to creating the batch of %s was lost (%s); it will be looked for", key, error)
             return None
-        except (QueueFullError, RateLimitError) as error:
+        except QueueFullError as error:
             self._journal.write(key, VoidRecord(self._clock(), "queue_full", str(error)[:500]))
             log.info("Shard %s waits for room: %s", key, error)
+            return None
+        except RateLimitError as error:
+            self._journal.write(key, VoidRecord(self._clock(), "rate_limited", str(error)[:500], error.retry_after))
+            log.info("Shard %s waits for the rate limit: %s", key, error)
             return None
         except APIError as error:
             if isinstance(error, RejectedError) and "cannot find file" in str(error).lower():
@@ -313,7 +317,7 @@ class Submitter:
     def _usable_file(trail: tuple[Attempt, ...]) -> tuple[str, float] | None:
         """Return the file of an earlier attempt that never got to run, so that it isn't uploaded again."""
         voids = [attempt for attempt in trail if attempt.void and attempt.intent]
-        if not voids or voids[-1].intent is None or not voids[-1].intent.file_id or voids[-1].fence:
+        if not voids or voids[-1].intent is None or not voids[-1].intent.file_id or voids[-1].doom:
             return None
         file_id = voids[-1].intent.file_id
         lost = [

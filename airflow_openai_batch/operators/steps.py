@@ -147,12 +147,12 @@ def open_foreign(
     """Return the job made of a batch that has ended, or what to wait for."""
     from airflow_openai_batch.engine.foreign import take_over
     from airflow_openai_batch.engine.job import Job, JobSpec
-    from airflow_openai_batch.engine.models import JobRecord, Waiting
+    from airflow_openai_batch.engine.models import Waiting
 
     store = open_store(destination)
     taken = take_over(store, operator.hook.client, batch_id, time.time)
-    if not isinstance(taken, JobRecord):
-        return Waiting((batch_id,), "all", None, f"batch {batch_id} is {taken.status}")
+    if isinstance(taken, Waiting):
+        return taken
     spec = replace(JobSpec.of(taken), result_format=result_format)
     return Job(store, operator.hook.client, spec, _no_source, record=taken)
 

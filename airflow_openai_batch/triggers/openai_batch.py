@@ -151,7 +151,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 if refusals >= MAX_REFUSALS:
                     return {**self._event("error"), "message": str(problem)}
                 wait = polling.backoff(self.poll_interval, failures, random.random())  # noqa: S311 - no secret
-                wait = max(wait, problem.retry_after)
+                wait = max(wait, min(problem.retry_after, polling.MAX_BACKOFF))
                 self.log.warning(
                     "Poll failed (%s in a row), next in %.0f s; batches run on: %s", failures, wait, problem
                 )

@@ -175,6 +175,7 @@ class FakeAPI:
         self.batches[batch_id] = replace(
             self.batches[batch_id],
             status=status,
+            ended_at=self.clock(),
             output_file_id=self.put("output.jsonl", b"".join(done)) if done else None,
             error_file_id=self.put("error.jsonl", b"".join(failed)) if failed else None,
             counts=Counts(len(done) + len(failed), len(done), len(failed)),

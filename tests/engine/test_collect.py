@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import RowIssue, Usage, Waiting
+from airflow_openai_batch.engine.models import RowIssue, Usage
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.exceptions import UnreachableError
 
@@ -96,14 +97,66 @@ def test_a_batch_that_returned_nothing_leaves_all_its_rows_missing(collected):
     assert (end.rows, end.output_bytes, end.error_bytes) == ({"missing": 4}, None, None)
 
 
-def test_a_file_that_is_gone_leaves_its_rows_missing(collected, fakes, fake, caplog):
+def hide(fake, file_id):
+    """Have a file answer 404; called, what is returned brings it back."""
+    file, content = fake.files[file_id]
+    fake.files[file_id] = (file, None)
+    return lambda: fake.files.update({file_id: (file, content)})
+
+
+@pytest.mark.parametrize("kind", ["output", "error"])
+def test_a_file_that_is_not_there_yet_is_waited_for_and_nothing_is_bought_again(fakes, fake, clock, kind):
+    advance(fakes.job(ROWS))
+    fake.end(answer=by_row(r0=lambda f, r: f.refused(r, 400))(fake))
+    show = hide(fake, getattr(fake.batches["batch-0"], f"{kind}_file_id"))
+    waiting = advance(fakes.job(ROWS))
+    assert (waiting.batches, waiting.until) == ((), clock.now + 60)
+    assert "1 ended whose files aren't there yet" in waiting.reason
+    assert not [name for name in fakes.left() if "end.json" in name]
+    clock.now = waiting.until
+    show()
+    assert fakes.finish(fakes.job(ROWS)).statuses == ["failed", *["succeeded"] * 3]
+    assert fake.calls["create_batch"] == 1
+
+
+def test_a_file_that_is_gone_for_ten_minutes_leaves_its_rows_missing(fakes, fake, clock, caplog):
     advance(fakes.job(ROWS))
     fake.end()
     file_id = fake.batches["batch-0"].output_file_id
-    fake.files[file_id] = (fake.files[file_id][0], None)
-    assert isinstance(advance(fakes.job(ROWS)), Waiting)
-    assert f"File {file_id} isn't there" in caplog.text
+    hide(fake, file_id)
+    ended = clock.now
+    while not (waiting := advance(fakes.job(ROWS))).batches:
+        clock.now = waiting.until
+    assert clock.now == ended + 600
+    assert f"File {file_id} isn't there though its batch names it; its rows are missing" in caplog.text
     assert len(fake.requests("batch-1")) == 4
+
+
+def test_a_batch_that_counts_answers_and_names_no_file_is_looked_at_again(fakes, fake, clock):
+    advance(fakes.job(ROWS))
+    fake.end()
+    whole = fake.batches["batch-0"]
+    fake.batches["batch-0"] = replace(whole, output_file_id=None)
+    waiting = advance(fakes.job(ROWS))
+    assert (waiting.batches, waiting.until) == ((), clock.now + 60)
+    clock.now = waiting.until
+    fake.batches["batch-0"] = whole
+    assert fakes.finish(fakes.job(ROWS)).statuses == ["succeeded"] * 4
+    assert fake.calls["create_batch"] == 1
+
+
+def test_a_batch_that_names_no_file_for_ten_minutes_leaves_its_rows_missing(fakes, fake, clock):
+    advance(fakes.job(ROWS))
+    fake.end()
+    fake.batches["batch-0"] = replace(fake.batches["batch-0"], output_file_id=None)
+    advance(fakes.job(ROWS))
+    clock.now += 600
+    assert advance(fakes.job(ROWS)).batches == ("batch-1",)
+
+
+def test_rows_that_all_failed_have_an_error_file_alone_and_are_collected_at_once(collected, fake):
+    end = collected(answer=lambda request: fake.refused(request, 400))
+    assert (end.rows, end.output_bytes) == ({"failed": 4}, None)
 
 
 def test_a_batch_that_failed_for_some_lines_names_them_and_sends_the_others_again(collected, fake):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
 from airflow_openai_batch.engine import foreign
 from airflow_openai_batch.engine.job import Job, JobSpec
-from airflow_openai_batch.engine.models import BatchSnapshot
+from airflow_openai_batch.engine.models import Waiting
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import BatchEndedError, JobMismatchError, NotFoundError
+from tests.engine.conftest import landed
 
 TEXTS = ["fine", "[[emulate:status=500]] bad", "[[emulate:lost]] gone", "fine too"]
 
@@ -50,7 +52,7 @@ def land(desk, client):
     def land(batch_id):
         store = Store.at(str(desk.out))
         record = foreign.take_over(store, client, batch_id, time.time)
-        if isinstance(record, BatchSnapshot):
+        if isinstance(record, Waiting):
             return record
         return desk.finish(Job(store, client, JobSpec(), lambda: None, record=record))
 
@@ -75,7 +77,7 @@ def test_ids_that_look_like_ours_are_the_users_own(make, land):
 
 def test_while_it_runs_there_is_its_snapshot_and_nothing_at_the_destination(make, land, desk):
     batch = make(["a"], patience=0)
-    assert land(batch.id).id == batch.id
+    assert land(batch.id).batches == (batch.id,)
     assert desk.left() == []
 
 
@@ -133,6 +135,87 @@ def test_the_destination_of_a_batch_takes_no_job(desk, land, make):
     land(make(["a"]).id)
     with pytest.raises(JobMismatchError, match="holds another job"):
         advance(desk.job([{"prompt": "a"}]))
+
+
+@pytest.fixture
+def elsewhere(fake):
+    """A batch of two rows on the API in memory, ended."""
+    line = (
+        '{"custom_id": "mine/%d", "url": "/v1/chat/completions", "body": {"model": "m", "messages": [{"content": ""}]}}'
+    )
+    file_id = fake.put("mine.jsonl", "\n".join(line % n for n in range(2)).encode())
+    batch = fake.create_batch(input_file_id=file_id, endpoint="/v1/chat/completions", metadata={})
+    fake.end()
+    return batch.id
+
+
+@pytest.fixture
+def land_fake(fakes, fake, clock):
+    """Go on with the landing of a batch on the API in memory."""
+
+    def land_fake(batch_id):
+        store = Store.at(str(fakes.out))
+        record = foreign.take_over(store, fake, batch_id, clock)
+        if isinstance(record, Waiting):
+            return record
+        outcome = advance(Job(store, fake, JobSpec(), lambda: None, record=record, clock=clock))
+        return outcome if isinstance(outcome, Waiting) else landed(outcome.manifest)
+
+    return land_fake
+
+
+@pytest.mark.parametrize("with_input", [True, False])
+@pytest.mark.parametrize("oddity", ["not named", "not found"])
+def test_files_that_are_not_there_yet_are_waited_for(fake, clock, elsewhere, land_fake, with_input, oddity):
+    batch = fake.batches[elsewhere]
+    if not with_input:
+        fake.delete_file(batch.input_file_id)
+    output = fake.files[batch.output_file_id]
+    if oddity == "not named":
+        fake.batches[elsewhere] = replace(batch, output_file_id=None)
+    else:
+        fake.files[batch.output_file_id] = (output[0], None)
+    waiting = land_fake(elsewhere)
+    assert (waiting.batches, waiting.until) == ((), clock.now + 60)
+    clock.now = waiting.until
+    fake.batches[elsewhere] = batch
+    fake.files[batch.output_file_id] = output
+    assert land_fake(elsewhere).statuses == ["succeeded"] * 2
+
+
+@pytest.mark.parametrize(
+    "issue",
+    [
+        {"code": "token_limit_exceeded", "message": "Enqueued token limit reached. Limit: 1 enqueued tokens."},
+        {"code": "token_limit_exceeded", "message": "Enqueued token limit reached."},
+        {"code": "invalid_request", "message": "Cannot find file file-1, or project x has no access to it."},
+    ],
+)
+def test_a_batch_that_failed_in_passing_is_landed_as_it_is_and_nothing_is_sent(
+    fake, clock, land_fake, elsewhere, issue
+):
+    fake.end(elsewhere, status="failed", issues=[issue])
+    before = fake.calls.copy()
+    done = land_fake(elsewhere)
+    assert (done.statuses, [line["error"] for line in done.lines]) == (["failed"] * 2, [issue] * 2)
+    assert {name for name in fake.calls if fake.calls[name] > before[name]} == {"retrieve_batch", "download"}
+
+
+def test_files_that_do_not_come_are_accepted_as_lost(fake, clock, elsewhere, land_fake):
+    fake.delete_file(fake.batches[elsewhere].output_file_id)
+    assert isinstance(land_fake(elsewhere), Waiting)
+    clock.now += 600
+    assert land_fake(elsewhere).statuses == ["missing"] * 2
+
+
+def test_without_input_and_output_the_end_is_an_error_after_ten_minutes(fake, clock, elsewhere, land_fake):
+    batch = fake.batches[elsewhere]
+    fake.delete_file(batch.input_file_id)
+    fake.delete_file(batch.output_file_id)
+    assert isinstance(land_fake(elsewhere), Waiting)
+    clock.now += 600
+    with pytest.raises(NotFoundError, match=batch.output_file_id):
+        land_fake(elsewhere)
 
 
 def test_a_batch_that_is_not_there_is_not_found(land):

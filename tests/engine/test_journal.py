@@ -100,6 +100,11 @@ def test_a_batch_is_in_flight_until_it_is_collected_or_void(journal):
     assert [attempt.batch.batch_id for attempt in journal.state(RECORD).in_flight()] == ["b0"]
 
 
+def test_a_refusal_that_was_noted_before_there_were_pauses_is_read(journal, store):
+    put(store, f"_job/batches/{KEY}.void.json", b'{"at":1.0,"reason":"queue_full","message":"m"}')
+    assert journal.state(RECORD).of(SHARD)[0].void == VoidRecord(1.0, "queue_full", "m", 0.0)
+
+
 def test_other_files_in_the_folder_are_ignored(journal, store):
     put(store, "_job/batches/notes.txt", b"mine")
     put(store, "_job/batches/00000.r0.a0.other.json", b"{")

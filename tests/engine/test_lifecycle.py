@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from airflow_openai_batch.engine.journal import JobState
@@ -22,6 +24,7 @@ from airflow_openai_batch.engine.models import (
     BatchRecord,
     BatchSnapshot,
     CancelRecord,
+    Counts,
     EndRecord,
     IntentRecord,
     JobRecord,
@@ -59,8 +62,8 @@ def running(at=NOW, batch_id="b0"):
     return {**intent(at), "batch": BatchRecord(at, batch_id)}
 
 
-def void(reason, at=NOW, message=""):
-    return {**intent(at), "void": VoidRecord(at, reason, message)}
+def void(reason, at=NOW, message="", pause=0.0):
+    return {**intent(at), "void": VoidRecord(at, reason, message, pause)}
 
 
 def end(batch_id="b0", status="completed", at=NOW, answered=1, **open_rows):
@@ -139,6 +142,57 @@ def test_a_batch_that_has_ended_is_collected_whatever_its_status(status):
     assert decision(state(trails=[trail]), seen).steps == (Collect(shard(), trail, seen["b0"]),)
 
 
+def ended_batch(status="completed", *, ended_at=NOW, counts=(10, 9, 1), **files):
+    return {"b0": BatchSnapshot("b0", status, ended_at=ended_at, counts=Counts(*counts), **files)}
+
+
+def test_a_batch_that_counts_answers_and_names_no_file_is_looked_at_again_for_ten_minutes():
+    trail = attempt(**running(at=NOW - 50_000))
+    waiting = decision(state(trails=[trail]), ended_batch(), now=NOW + 599).waiting
+    assert (waiting.batches, waiting.until) == ((), NOW + 659)
+    seen = ended_batch()
+    steps = decision(state(trails=[trail]), seen, now=NOW + 600).steps
+    assert steps == (Collect(shard(), trail, seen["b0"], final=True),)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        ended_batch(output_file_id="out"),
+        ended_batch(error_file_id="err", counts=(10, 0, 10)),
+        ended_batch("expired", counts=(10, 0, 0)),
+        ended_batch("cancelled", counts=(0, 0, 0)),
+        ended_batch("failed", counts=(10, 0, 10)),
+    ],
+)
+def test_a_batch_that_names_what_it_has_is_collected_at_once(seen):
+    trail = attempt(**running())
+    assert decision(state(trails=[trail]), seen).steps == (Collect(shard(), trail, seen["b0"]),)
+
+
+def test_a_batch_whose_file_was_not_found_is_collected_once_more_later():
+    trail = attempt(**running())
+    seen = ended_batch(output_file_id="out")
+    waiting = decision(state(trails=[trail]), seen, looked_up=[trail.key]).waiting
+    assert (waiting.batches, waiting.until) == ((), NOW + 60)
+    steps = decision(state(trails=[trail]), seen, now=NOW + 600, looked_up=[trail.key]).steps
+    assert steps == (Collect(shard(), trail, seen["b0"], final=True),)
+
+
+@pytest.mark.parametrize("ended_at", [None, NOW + 10**9])
+def test_where_the_end_is_not_known_a_file_is_waited_for_from_the_batchs_record_on(ended_at):
+    journal = state(trails=[attempt(**running())])
+    assert decision(journal, ended_batch(ended_at=ended_at), now=NOW + 599).waiting is not None
+    assert decision(journal, ended_batch(ended_at=ended_at), now=NOW + 600).steps[0].final
+
+
+def test_a_batch_whose_files_are_waited_for_holds_no_room_in_the_queue():
+    shards = (shard(0), shard(1))
+    journal = state(shards, trails=[attempt(shards[0], **running())])
+    steps = decision(journal, ended_batch(), rules=Rules(max_enqueued_tokens=150)).steps
+    assert steps == (Submit(shards[1], Key(1, 0, 0)),)
+
+
 @pytest.mark.parametrize(
     "issue",
     [
@@ -150,6 +204,21 @@ def test_a_batch_that_failed_in_passing_sends_its_shard_again(issue):
     trail = attempt(**running())
     seen = snapshot("failed", "b0", issue)
     assert decision(state(trails=[trail]), seen).steps == (Requeue(trail, seen["b0"]),)
+
+
+@pytest.mark.parametrize(
+    "issue",
+    [
+        BatchIssue("token_limit_exceeded", "Enqueued token limit reached. Limit: 10 enqueued tokens."),
+        BatchIssue("invalid_request", "Cannot find file file-1, or project has no access to it."),
+    ],
+)
+def test_a_batch_made_elsewhere_is_collected_however_it_failed(issue):
+    trail = attempt(**running())
+    journal = state(trails=[trail])
+    journal = replace(journal, record=replace(journal.record, foreign="b0"))
+    seen = snapshot("failed", "b0", issue)
+    assert decision(journal, seen, rules=Rules(max_rounds=0)).steps == (Collect(shard(), trail, seen["b0"]),)
 
 
 def test_nothing_to_do_means_that_the_job_can_be_landed():
@@ -280,9 +349,50 @@ def test_ranges_and_rows_are_two_spellings_of_one_thing(ranges):
     assert compress(expand(ranges)) == ranges
 
 
-def refused(shard, times, message="Limit: 1,000 enqueued tokens.", **more):
-    trails = [attempt(shard, number=number, **void("queue_full", message=message)) for number in range(times)]
+def refused(shard, times, message="Limit: 1,000 enqueued tokens.", reason="queue_full", **more):
+    trails = [attempt(shard, number=number, **void(reason, message=message)) for number in range(times)]
     return decision(state((shard,), trails=trails, **more))
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("message", ["is rate limited", "Limit: 2,000 batches an hour"])
+def test_a_rate_limit_never_makes_a_shard_too_large(rows, message):
+    limited = shard(0, rows=rows, tokens=5_000)
+    waiting = refused(limited, 40, message=message, reason="rate_limited").waiting
+    assert NOW + 300 <= waiting.until <= NOW + 600
+
+
+def test_a_rate_limit_does_not_count_among_refusals_for_a_full_queue():
+    unknown = shard(0, rows=8, tokens=10)
+    reasons = ["queue_full", "rate_limited"] * 3
+    trails = [attempt(unknown, number=number, **void(reason)) for number, reason in enumerate(reasons)]
+    assert decision(state((unknown,), trails=trails)).waiting is not None
+
+
+def test_a_rate_limit_makes_a_shard_wait_longer_each_time_and_as_long_as_openai_asks():
+    first = attempt(**void("rate_limited"))
+    again = attempt(number=1, **void("rate_limited"))
+    asked = attempt(number=1, **void("rate_limited", pause=1_800))
+    assert NOW + 15 <= decision(state(trails=[first])).waiting.until <= NOW + 30
+    assert NOW + 30 <= decision(state(trails=[first, again])).waiting.until <= NOW + 60
+    assert decision(state(trails=[first, asked])).waiting.until == NOW + 1_800
+    assert decision(state(trails=[first, asked]), now=NOW + 1_800).steps == (Submit(shard(), Key(0, 0, 2)),)
+
+
+def test_a_rate_limit_holds_back_the_shards_of_every_model_for_its_pause():
+    shards = (shard(0), shard(1), shard(2, model="other"), shard(3))
+    trails = [attempt(shards[0], **void("rate_limited")), attempt(shards[3], **running())]
+    outcome = decision(state(shards, trails=trails))
+    assert (outcome.steps, outcome.waiting.wake, outcome.waiting.batches) == ((), "all", ("b0",))
+    assert "3 shard(s) waiting for the rate limit" in outcome.waiting.reason
+    later = decision(state(shards, trails=trails), now=NOW + 30)
+    assert [step.shard.number for step in later.steps] == [0, 1, 2]
+
+
+def test_the_end_of_a_batch_does_not_lift_a_rate_limit():
+    shards = (shard(0), shard(1))
+    trails = [attempt(shards[0], **ended(at=NOW + 5)), attempt(shards[1], **void("rate_limited", at=NOW))]
+    assert decision(state(shards, trails=trails), now=NOW + 6).steps == ()
 
 
 def test_a_shard_larger_than_the_queue_is_halved_at_once():

@@ -7,9 +7,15 @@ import logging
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import Waiting
+from airflow_openai_batch.engine.models import DoomRecord, Key, Waiting
 from airflow_openai_batch.engine.runner import advance
-from airflow_openai_batch.exceptions import JournalError, QueueFullError, RejectedError, UnreachableError
+from airflow_openai_batch.exceptions import (
+    JournalError,
+    QueueFullError,
+    RateLimitError,
+    RejectedError,
+    UnreachableError,
+)
 
 ROWS = [{"prompt": f"row {n}"} for n in range(4)]
 
@@ -175,6 +181,16 @@ def test_a_file_that_is_never_found_is_uploaded_again(fakes, fake, clock):
     assert fake.calls["upload"] == 2
 
 
+def test_a_file_that_was_doomed_is_not_used_again(fakes, fake, clock):
+    """Its create is refused because another attempt deletes the file at this moment, and then dies."""
+    fake.errors["create_batch"] = [RejectedError("Cannot find file file-0", status=400)]
+    waiting = advance(fakes.job(ROWS))
+    Journal(fakes.job(ROWS).store).write(Key(0, 0, 0), DoomRecord(clock.now))
+    clock.now = waiting.until
+    assert advance(fakes.job(ROWS)).batches == ("batch-0",)
+    assert fake.batches["batch-0"].input_file_id == "file-1"
+
+
 def test_a_queue_that_is_full_at_create_is_no_error(fakes, fake, clock):
     fake.errors["create_batch"] = [QueueFullError("Enqueued token limit reached")]
     waiting = advance(fakes.job(ROWS, requests_per_batch=2))
@@ -183,6 +199,28 @@ def test_a_queue_that_is_full_at_create_is_no_error(fakes, fake, clock):
     clock.now = waiting.until
     assert advance(fakes.job(ROWS, requests_per_batch=2)).batches == ("batch-0", "batch-1")
     assert fake.calls["upload"] == 2
+
+
+def test_a_rate_limit_at_create_is_waited_for_as_long_as_openai_asks(fakes, fake, clock):
+    fake.errors["create_batch"] = [RateLimitError("is rate limited", status=429, retry_after=900.0)]
+    waiting = advance(fakes.job(ROWS, requests_per_batch=2))
+    assert (waiting.batches, waiting.until) == ((), clock.now + 900)
+    assert "2 shard(s) waiting for the rate limit" in waiting.reason
+    assert trail(fakes)[0].void.reason == "rate_limited"
+    clock.now = waiting.until
+    assert advance(fakes.job(ROWS, requests_per_batch=2)).batches == ("batch-0", "batch-1")
+    assert fake.calls["upload"] == 2
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]])
+def test_rows_survive_any_number_of_rate_limits(fakes, fake, clock, rows):
+    fake.errors["create_batch"] = [RateLimitError("is rate limited", status=429) for _ in range(12)]
+    while not (waiting := advance(fakes.job(rows))).batches:
+        clock.now = waiting.until
+    fake.end()
+    done = fakes.finish(fakes.job(rows))
+    assert done.outputs == [row["prompt"] for row in rows]
+    assert (fake.calls["create_batch"], fake.calls["upload"], done.manifest["rounds"]) == (13, 1, 1)
 
 
 def test_a_queue_that_is_full_in_validation_is_waited_for_and_then_goes_on(start, quick_rules):

@@ -281,6 +281,7 @@ class World:
         run.batch = replace(
             run.batch,
             status=status,
+            ended_at=self.dice.pick(self.server_time(), None),
             output_file_id=output_id,
             error_file_id=error_id,
             counts=Counts(len(requests), len(done), len(failed)),

@@ -1,0 +1,43 @@
+"""Files of an ended batch that aren't there (yet): how long they are waited for. Pure.
+
+What a batch answered is paid for, and a server may show its files a little later than its end: a batch that names none
+though it counts answers, a file that is named and not found. To believe one such look is to buy all rows again. So it
+is looked again for some minutes, and only then is the loss accepted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_openai_batch.engine.models import BatchSnapshot
+
+PATIENCE = 600.0
+"""Seconds after a batch's end for which its files are waited for."""
+
+LOOK_AGAIN = 60.0
+"""Seconds between two looks: each may download again what the other file of the batch has."""
+
+_AHEAD = 600.0
+"""Seconds by which the server's clock may be ahead; an end that is later than that is no time to go by."""
+
+
+def may_come(snapshot: BatchSnapshot, known_at: float, now: float) -> bool:
+    """Whether files that aren't there may still come.
+
+    :param known_at: when the batch was known, for a server that doesn't say when it ended.
+    """
+    ended = snapshot.ended_at
+    since = known_at if ended is None or ended > now + _AHEAD else ended
+    return now < since + PATIENCE
+
+
+def names_too_little(snapshot: BatchSnapshot) -> bool:
+    """Whether an ended batch names no file, though by its counts it has answers.
+
+    One that failed as a whole has none, whatever it counts as failed.
+    """
+    if snapshot.output_file_id or snapshot.error_file_id:
+        return False
+    failed = 0 if snapshot.status == "failed" else snapshot.counts.failed
+    return snapshot.counts.completed + failed > 0

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.collect import Collector
     from airflow_openai_batch.engine.job import Job
     from airflow_openai_batch.engine.journal import JobState
-    from airflow_openai_batch.engine.lifecycle import Ask
     from airflow_openai_batch.engine.models import Key, Shard
     from airflow_openai_batch.engine.money import Account, Allowance
+    from airflow_openai_batch.engine.steps import Ask
 
 log = logging.getLogger(__name__)
 

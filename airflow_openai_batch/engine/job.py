@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_openai_batch.engine.cancelling import Halt, cancel_all
 from airflow_openai_batch.engine.journal import JOB, Journal
-from airflow_openai_batch.engine.lifecycle import Resolve, Rules
+from airflow_openai_batch.engine.lifecycle import Rules
 from airflow_openai_batch.engine.manifest import tidy
 from airflow_openai_batch.engine.opener import Opener
 from airflow_openai_batch.engine.requests import RequestSpec
 from airflow_openai_batch.engine.routing import DIRECT_AT_ONCE, Route, deadline_at, direct_from, way
+from airflow_openai_batch.engine.steps import Resolve
 from airflow_openai_batch.exceptions import JobMismatchError, JournalError
 
 if TYPE_CHECKING:

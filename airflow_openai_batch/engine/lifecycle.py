@@ -32,9 +32,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from airflow_openai_batch.engine.late import LOOK_AGAIN, may_come, names_too_little
-from airflow_openai_batch.engine.models import Attempt, BatchRecord, BatchSnapshot, Key, Range, Shard, Waiting
+from airflow_openai_batch.engine.models import Attempt, BatchRecord, BatchSnapshot, Key, Shard, Waiting
 from airflow_openai_batch.engine.queueing import pause_until, rate_limited, too_large
 from airflow_openai_batch.engine.rounds import OVERDUE, rows_to_repeat
+from airflow_openai_batch.engine.steps import (
+    Ask,
+    Cancel,
+    Collect,
+    GiveUp,
+    OpenRound,
+    Requeue,
+    Resolve,
+    Split,
+    Step,
+    Submit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,96 +86,6 @@ class Rules:
     plan_patience: float = 10.0
     way: Literal["batch", "direct"] = "batch"
     direct_from: float | None = None
-
-
-@dataclass(frozen=True)
-class Submit:
-    """Upload the shard if need be, and create its batch."""
-
-    shard: Shard
-    key: Key
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Ask the shard's requests one by one."""
-
-    shard: Shard
-    key: Key
-
-
-@dataclass(frozen=True)
-class Resolve:
-    """Find out whether the create whose answer is unknown made a batch."""
-
-    attempt: Attempt
-    give_up: bool
-
-
-@dataclass(frozen=True)
-class Collect:
-    """Bring what an ended batch returned to the store.
-
-    :param final: whether a file that isn't there is given up.
-    """
-
-    shard: Shard
-    attempt: Attempt
-    snapshot: BatchSnapshot
-    final: bool = False
-
-
-@dataclass(frozen=True)
-class Requeue:
-    """A batch failed for a full queue or a file that wasn't there yet: nothing ran, the shard goes again.
-
-    Never one that was made elsewhere: it is landed as it ended, and what it was made of isn't ours to send.
-    """
-
-    attempt: Attempt
-    snapshot: BatchSnapshot
-
-
-@dataclass(frozen=True)
-class OpenRound:
-    """Make a round of the rows that may go again."""
-
-    number: int
-    rows: tuple[Range, ...]
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Ask for a batch's cancellation, or ask again where a call before came to nothing.
-
-    :param reason: ``overdue``: it should have ended long ago; ``deadline``: what it hasn't answered is asked directly;
-        ``stopped``: the job is to stop; or that of the call before.
-    :param again: whether what it doesn't finish goes again.
-    """
-
-    attempt: Attempt
-    reason: str
-    again: bool
-
-
-@dataclass(frozen=True)
-class Split:
-    """Halve a shard that is too large for the model's queue."""
-
-    shard: Shard
-    key: Key
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """Report a row that is too large for the model's queue all by itself."""
-
-    shard: Shard
-    key: Key
-    refused: Attempt
-
-
-Step = Submit | Ask | Resolve | Collect | Requeue | OpenRound | Cancel | Split | GiveUp
 
 
 @dataclass(frozen=True)
@@ -296,7 +218,7 @@ class _Survey:
             return
         if self._rules.direct_from is not None and last.cancel is None:
             self.times.append(self._rules.direct_from)
-        late = self._late(last, snapshot)
+        late = self._stuck_at(last, snapshot)
         if self._now < late:
             self.watched.append(snapshot.id)
             if late < math.inf:
@@ -304,7 +226,7 @@ class _Survey:
         else:
             self.steps.append(Collect(shard, last, replace(snapshot, status="expired"), final=True))
 
-    def _late(self, last: Attempt, snapshot: BatchSnapshot) -> float:
+    def _stuck_at(self, last: Attempt, snapshot: BatchSnapshot) -> float:
         """Return when a batch is taken to be stuck."""
         late = math.inf if snapshot.expires_at is None else snapshot.expires_at + self._rules.overdue
         if last.cancel is not None:
@@ -323,7 +245,7 @@ class _Survey:
             return None
         if self._state.stop is not None:
             return Cancel(last, "stopped", again=False)
-        if self._now >= self._late(last, snapshot):
+        if self._now >= self._stuck_at(last, snapshot):
             return Cancel(last, OVERDUE, again=True)
         if due is not None and self._now >= due:
             return Cancel(last, "deadline", again=True)

@@ -20,18 +20,6 @@ from airflow_openai_batch.engine.collect import Collector
 from airflow_openai_batch.engine.crew import take_all
 from airflow_openai_batch.engine.journal import MANIFEST, JobState
 from airflow_openai_batch.engine.landing import Lander
-from airflow_openai_batch.engine.lifecycle import (
-    Ask,
-    Cancel,
-    Collect,
-    GiveUp,
-    OpenRound,
-    Requeue,
-    Resolve,
-    Split,
-    Step,
-    Submit,
-)
 from airflow_openai_batch.engine.models import (
     BatchSnapshot,
     CancelRecord,
@@ -53,6 +41,18 @@ from airflow_openai_batch.engine.results import RESULTS
 from airflow_openai_batch.engine.rounds import expand
 from airflow_openai_batch.engine.shards import Limits
 from airflow_openai_batch.engine.sources import place_of
+from airflow_openai_batch.engine.steps import (
+    Ask,
+    Cancel,
+    Collect,
+    GiveUp,
+    OpenRound,
+    Requeue,
+    Resolve,
+    Split,
+    Step,
+    Submit,
+)
 from airflow_openai_batch.engine.submit import SKEW, Submitter, too_large
 from airflow_openai_batch.exceptions import (
     MAX_PROBLEMS_SHOWN,

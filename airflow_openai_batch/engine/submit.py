@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.inline import LOOK_BACK, Since, advised, content_of
-from airflow_openai_batch.engine.lifecycle import QUEUE_FULL_CODES, Requeue, Resolve, Rules, Submit
+from airflow_openai_batch.engine.lifecycle import QUEUE_FULL_CODES, Rules
 from airflow_openai_batch.engine.models import (
     Attempt,
     BatchRecord,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.api import BatchAPI
     from airflow_openai_batch.engine.job import JobSpec
     from airflow_openai_batch.engine.journal import JobState, Journal
+    from airflow_openai_batch.engine.steps import Requeue, Resolve, Submit
     from airflow_openai_batch.engine.store import Store
 
 log = logging.getLogger(__name__)

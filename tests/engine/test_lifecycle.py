@@ -7,17 +7,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_openai_batch.engine.journal import JobState
-from airflow_openai_batch.engine.lifecycle import (
-    Collect,
-    GiveUp,
-    OpenRound,
-    Requeue,
-    Resolve,
-    Rules,
-    Split,
-    Submit,
-    decide,
-)
+from airflow_openai_batch.engine.lifecycle import Rules, decide
 from airflow_openai_batch.engine.models import (
     Attempt,
     BatchIssue,
@@ -35,6 +25,7 @@ from airflow_openai_batch.engine.models import (
     VoidRecord,
 )
 from airflow_openai_batch.engine.rounds import compress, expand, rows_to_repeat
+from airflow_openai_batch.engine.steps import Collect, GiveUp, OpenRound, Requeue, Resolve, Split, Submit
 
 NOW = 1_000.0
 RULES = Rules(max_rounds=2, create_timeout=30, create_grace=30, queue_pause=30)

@@ -14,10 +14,10 @@ import pytest
 
 from airflow_openai_batch.engine.files import FileSource
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.lifecycle import Submit
 from airflow_openai_batch.engine.models import Done, Ended, Key, Waiting
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.engine.sources import open_source
+from airflow_openai_batch.engine.steps import Submit
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.engine.submit import Submitter
 from airflow_openai_batch.exceptions import (

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_openai_batch.engine.answers import Check, parse_line
+from airflow_openai_batch.engine.late import names_too_little
 from airflow_openai_batch.engine.models import (
     Attempt,
     BatchIssue,
@@ -45,6 +46,9 @@ MAX_ISSUES = 1_000
 
 _PIECE = 1 << 20
 
+_TRIES = 3
+"""Downloads of a file that seems to be cut."""
+
 
 @dataclass
 class _Count:
@@ -63,6 +67,10 @@ class _Count:
         total = self.usage.setdefault(model, dict.fromkeys(tokens, 0))
         for name, number in tokens.items():
             total[name] += number
+
+
+class _NotWholeError(Exception):
+    """What came in place of a file isn't what it holds, or not all of it."""
 
 
 class Collector:
@@ -85,17 +93,25 @@ class Collector:
 
         :param final: whether such a file is given up, and its rows are missing.
         """
+        if names_too_little(snapshot) and not final:
+            log.warning("Batch %s names no file though it counts answers; looking again in a while", snapshot.id)
+            return None
         count = _Count()
         seen: set[str] = set()
         sizes: dict[str, int | None] = {}
-        for kind, file_id in (("output", snapshot.output_file_id), ("error", snapshot.error_file_id)):
+        counts = snapshot.counts
+        for kind, file_id, some in (
+            ("output", snapshot.output_file_id, counts.completed > 0),
+            ("error", snapshot.error_file_id, counts.failed > 0),
+        ):
+            name = f"{RAW}/{attempt.key}.{kind}.jsonl"
             try:
-                sizes[kind] = self._fetch(f"{RAW}/{attempt.key}.{kind}.jsonl", file_id, shard, count, seen)
-            except NotFoundError:
+                sizes[kind] = self._fetch(name, file_id, shard, count, seen, some=some, final=final)
+            except (NotFoundError, _NotWholeError) as error:
                 if not final:
-                    log.warning("File %s isn't there though its batch names it; looking again in a while", file_id)
+                    log.warning("File %s of batch %s: %s; looking again in a while", file_id, snapshot.id, error)
                     return None
-                log.warning("File %s isn't there though its batch names it; its rows are missing", file_id)
+                log.warning("File %s of batch %s: %s; its rows are missing", file_id, snapshot.id, error)
                 sizes[kind] = None
         return self._end(shard, snapshot, sizes, count, seen)
 
@@ -125,7 +141,11 @@ class Collector:
             status=snapshot.status,
             output_bytes=sizes["output"],
             error_bytes=sizes["error"],
-            files=tuple(file_id for file_id in (snapshot.output_file_id, snapshot.error_file_id) if file_id),
+            files=tuple(
+                file_id
+                for file_id, kind in ((snapshot.output_file_id, "output"), (snapshot.error_file_id, "error"))
+                if file_id and sizes[kind] is not None
+            ),
             rows={},
             open={},
             answered=count.answered,
@@ -146,16 +166,41 @@ class Collector:
         ranges = {} if self._foreign else {status: compress(sorted(rows)) for status, rows in count.open.items()}
         return EndRecord(**{**end.__dict__, "rows": count.rows, "open": ranges})
 
-    def _fetch(self, name: str, file_id: str | None, shard: Shard, count: _Count, seen: set[str]) -> int | None:
+    def _fetch(
+        self, name: str, file_id: str | None, shard: Shard, count: _Count, seen: set[str], *, some: bool, final: bool
+    ) -> int | None:
+        """Bring a file to the store and count what is in it.
+
+        :param some: whether the batch counts lines in it.
+        :param final: whether it is taken as it is.
+        :raises NotFoundError: it isn't there.
+        :raises _NotWholeError: what came can't be it.
+        """
         if not file_id:
             return None
         with tempfile.TemporaryFile(prefix="openai-batch-") as spool:
-            size = self._api.download(file_id, spool)
+            size = self._download(file_id, spool)
             spool.seek(0)
+            before = len(seen) + sum(count.noise.values()) - count.noise["unreadable"]
             self._scan(spool, shard, count, seen)
+            readable = len(seen) + sum(count.noise.values()) - count.noise["unreadable"] - before
+            if not (final or readable):
+                _check_kind(spool, size, some=some)
             spool.seek(0)
             with self._store.publish(name) as target:
                 shutil.copyfileobj(spool, target, _PIECE)
+        return size
+
+    def _download(self, file_id: str, spool: BinaryIO) -> int:
+        """Bring a file to the local disk; one that ends in the middle of a line once more, until two of them agree."""
+        before = -1
+        for _ in range(_TRIES):
+            spool.seek(0)
+            spool.truncate()
+            size = self._api.download(file_id, spool)
+            if not size or size == before or parse_line(_last_line(spool, size)) is not None:
+                break
+            before = size
         return size
 
     def _scan(self, lines: BinaryIO, shard: Shard, count: _Count, seen: set[str]) -> None:
@@ -216,6 +261,31 @@ class Collector:
             if number in by_line
         ]
         return tuple(rows), _row_issue(-1, whole[0]) if whole else None
+
+
+def _check_kind(file: BinaryIO, size: int, *, some: bool) -> None:
+    """See whether a file of which no line can be read may be what the batch returned.
+
+    :raises _NotWholeError: it is empty though it shouldn't be, or a page of something else.
+    """
+    if not size and some:
+        raise _NotWholeError("it is empty though the batch counts rows in it")
+    file.seek(0)
+    if size and b'"custom_id"' not in file.read(_PIECE):
+        raise _NotWholeError("no line of it is an answer")
+
+
+def _last_line(file: BinaryIO, size: int) -> bytes:
+    """Return what stands behind the last newline; ``{"custom_id":""}`` where there is nothing."""
+    tail = b""
+    for start in range(size - 1 - (size - 1) % _PIECE, -1, -_PIECE):
+        file.seek(start)
+        piece = file.read(min(_PIECE, size - start))
+        _, newline, rest = piece.rpartition(b"\n")
+        tail = rest + tail
+        if newline:
+            break
+    return tail if tail.strip() else b'{"custom_id":""}'
 
 
 def _row_issue(row: int, issue: BatchIssue) -> RowIssue:

@@ -12,6 +12,7 @@ each created exclusively and never changed::
     _job/batches/00000.r0.a0.batch.json    the batch's id: created by us, or found by its metadata
     _job/batches/00000.r0.a0.cancel.json   we asked for its cancellation
     _job/batches/00000.r0.a0.void.json     the attempt provably bought nothing; the next may claim
+    _job/batches/00000.r0.a0.late.json     the batch ended, and its files weren't there, or not whole
     _job/batches/00000.r0.a0.end.json      the batch ended and what it returned is on the store
 
 Whoever creates ``intent`` owns the create call; everybody else waits for ``batch`` or ``void``. Since the files never
@@ -40,6 +41,7 @@ from airflow_openai_batch.engine.models import (
     IntentRecord,
     JobRecord,
     Key,
+    LateRecord,
     OwnerRecord,
     RoundRecord,
     Shard,
@@ -68,7 +70,7 @@ _DIGEST = "_job/digest.json"
 _ROUNDS = "_job/rounds"
 _BATCHES = "_job/batches"
 _PLANS = "_job/plans"
-_ENTRY = re.compile(r"(\d{5,})\.r(\d+)\.a(\d+)\.(upload|intent|doom|fence|batch|cancel|void|end)\.json")
+_ENTRY = re.compile(r"(\d{5,})\.r(\d+)\.a(\d+)\.(upload|intent|doom|fence|batch|cancel|void|late|end)\.json")
 _SPLIT = re.compile(r"\d+\.\d+\.split\.json")
 
 DIGEST_EVERY = 16
@@ -82,6 +84,7 @@ _KINDS: dict[str, type[Any]] = {
     "batch": BatchRecord,
     "cancel": CancelRecord,
     "void": VoidRecord,
+    "late": LateRecord,
     "end": EndRecord,
 }
 
@@ -89,7 +92,17 @@ _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (JobRecord, OwnerRecord, RoundRecord, SplitRecord, StopRecord, *_KINDS.values())
 }
 
-Record = UploadRecord | IntentRecord | DoomRecord | FenceRecord | BatchRecord | CancelRecord | VoidRecord | EndRecord
+Record = (
+    UploadRecord
+    | IntentRecord
+    | DoomRecord
+    | FenceRecord
+    | BatchRecord
+    | CancelRecord
+    | VoidRecord
+    | LateRecord
+    | EndRecord
+)
 _T = TypeVar("_T")
 
 

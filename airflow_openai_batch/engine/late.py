@@ -1,8 +1,9 @@
-"""Files of an ended batch that aren't there (yet): how long they are waited for. Pure.
+"""Files of an ended batch that aren't there (yet), or not whole: how long they are waited for. Pure.
 
 What a batch answered is paid for, and a server may show its files a little later than its end: a batch that names none
-though it counts answers, a file that is named and not found. To believe one such look is to buy all rows again. So it
-is looked again for some minutes, and only then is the loss accepted.
+though it counts answers, a file that is named and not found, a proxy's page in its place, the first half of it. To
+believe one such look is to buy all rows again. So it is looked again for some minutes, and only then is the loss
+accepted.
 """
 
 from __future__ import annotations
@@ -22,14 +23,20 @@ _AHEAD = 600.0
 """Seconds by which the server's clock may be ahead; an end that is later than that is no time to go by."""
 
 
-def may_come(snapshot: BatchSnapshot, known_at: float, now: float) -> bool:
+def may_come(snapshot: BatchSnapshot, noted_at: float | None, now: float) -> bool:
     """Whether files that aren't there may still come.
 
-    :param known_at: when the batch was known, for a server that doesn't say when it ended.
+    :param noted_at: when they were first found wanting, for a server that doesn't say when the batch ended; None where
+        they weren't so far.
     """
+    since = noted_at if ended_at(snapshot, now) is None else ended_at(snapshot, now)
+    return since is None or now < since + PATIENCE
+
+
+def ended_at(snapshot: BatchSnapshot, now: float) -> float | None:
+    """Return when a batch ended, None where the server doesn't say, or can't be right."""
     ended = snapshot.ended_at
-    since = known_at if ended is None or ended > now + _AHEAD else ended
-    return now < since + PATIENCE
+    return None if ended is None or ended > now + _AHEAD else ended
 
 
 def names_too_little(snapshot: BatchSnapshot) -> bool:

@@ -31,7 +31,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from airflow_openai_batch.engine.late import LOOK_AGAIN, may_come, names_too_little
+from airflow_openai_batch.engine.late import LOOK_AGAIN, ended_at, may_come, names_too_little
 from airflow_openai_batch.engine.models import Attempt, BatchRecord, BatchSnapshot, Key, Shard, Waiting
 from airflow_openai_batch.engine.queueing import pause_until, rate_limited, too_large
 from airflow_openai_batch.engine.rounds import OVERDUE, rows_to_repeat
@@ -198,12 +198,15 @@ class _Survey:
         elif _never_ran(snapshot) and self._state.record.foreign is None:
             self.steps.append(Requeue(last, snapshot))
         else:
-            self._ended(shard, last, snapshot, batch.at)
+            self._ended(shard, last, snapshot)
 
-    def _ended(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot, known_at: float) -> None:
+    def _ended(self, shard: Shard, last: Attempt, snapshot: BatchSnapshot) -> None:
         """Collect a batch, unless files of it may still come; it holds no room in the queue any more."""
-        final = not may_come(snapshot, known_at, self._now)
-        if final or not (names_too_little(snapshot) or last.key in self._looked_up):
+        noted_at = last.late.at if last.late else None
+        final = not may_come(snapshot, noted_at, self._now)
+        # Where no end is known, collecting notes that something is wanting.
+        in_vain = names_too_little(snapshot) and (noted_at is not None or ended_at(snapshot, self._now) is not None)
+        if final or not (in_vain or last.key in self._looked_up):
             self.steps.append(Collect(shard, last, snapshot, final))
         else:
             self._tokens -= shard.tokens

@@ -314,6 +314,13 @@ class CancelRecord:
 
 
 @dataclass(frozen=True)
+class LateRecord:
+    """The batch had ended, and what it returned wasn't there, or not whole."""
+
+    at: float
+
+
+@dataclass(frozen=True)
 class RowIssue:
     """A row that failed its batch's validation."""
 
@@ -373,6 +380,7 @@ class Attempt:
     batch: BatchRecord | None = None
     cancel: CancelRecord | None = None
     void: VoidRecord | None = None
+    late: LateRecord | None = None
     end: EndRecord | None = None
 
 

@@ -28,6 +28,7 @@ from airflow_openai_batch.engine.models import (
     IntentRecord,
     JobRecord,
     Key,
+    LateRecord,
     RoundRecord,
     Shard,
     SplitRecord,
@@ -173,7 +174,7 @@ class _Advance:
                 oldest = min(a.batch.at for a in state.in_flight() if a.batch) - SKEW
                 self._look_at_list(ids, oldest)
             for batch_id in sorted(ids):
-                self._snapshots[batch_id] = self._job.api.retrieve_batch(batch_id)
+                self._snapshots[batch_id] = self._retrieve(batch_id)
         except (UnreachableError, RateLimitError) as error:
             log.warning("Couldn't look at the batches (%s); they run on", error)
             return True
@@ -186,6 +187,13 @@ class _Advance:
                 code=error.code,
             ) from error
         return False
+
+    def _retrieve(self, batch_id: str) -> BatchSnapshot:
+        batch = self._job.api.retrieve_batch(batch_id)
+        if batch.id != batch_id:
+            # Another job's answers have the same wire ids.
+            raise UnreachableError(f"The server was asked for batch {batch_id} and showed {batch.id}")
+        return batch
 
     def _look_at_list(self, ids: set[str], oldest: float) -> None:
         """Take what the list shows of these batches off ``ids``; a server without one is asked for each by itself."""
@@ -292,6 +300,7 @@ class _Advance:
             self._job.journal.write(step.attempt.key, CancelRecord(self._job.clock(), "found cancelled", again=False))
         end = self._collector.collect(step.shard, step.attempt, step.snapshot, final=step.final)
         if end is None:
+            self._job.journal.write(step.attempt.key, LateRecord(self._job.clock()))
             self._looked_up.add(step.attempt.key)
             return
         self._job.journal.write(step.attempt.key, end)

@@ -227,9 +227,9 @@ class Submitter:
             # Two servers behind a gateway have two clocks; a time that isn't known says nothing.
             if batch.created_at and batch.created_at < intent.file_created_at - (LOOK_BACK if inline else SKEW):
                 break
-            # A gateway may drop metadata; the file is this shard's alone.
+            # A gateway may drop metadata, or have its own; the file is this shard's alone.
             unnamed = not batch.metadata and batch.id not in known
-            by_file = unnamed and not inline and batch.input_file_id == intent.file_id
+            by_file = not inline and batch.input_file_id == intent.file_id and batch.id not in known
             if by_file or all(batch.metadata.get(name) == wanted[name] for name in OUR_METADATA):
                 self._journal.write(attempt.key, BatchRecord(self._clock(), batch.id, adopted=True))
                 log.info("Adopted batch %s for shard %s", batch.id, attempt.key)

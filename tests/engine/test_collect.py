@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import RowIssue, Usage
+from airflow_openai_batch.engine.models import RowIssue, Usage, Waiting
 from airflow_openai_batch.engine.runner import advance
-from airflow_openai_batch.exceptions import UnreachableError
+from airflow_openai_batch.exceptions import NotFoundError, UnreachableError
 
 ROWS = [{"prompt": f"row {n}"} for n in range(4)]
 
@@ -128,8 +128,86 @@ def test_a_file_that_is_gone_for_ten_minutes_leaves_its_rows_missing(fakes, fake
     while not (waiting := advance(fakes.job(ROWS))).batches:
         clock.now = waiting.until
     assert clock.now == ended + 600
-    assert f"File {file_id} isn't there though its batch names it; its rows are missing" in caplog.text
+    assert f"File {file_id} of batch batch-0: no {file_id}; its rows are missing" in caplog.text
     assert len(fake.requests("batch-1")) == 4
+
+
+def test_a_file_that_was_never_read_is_not_deleted(fakes, fake, clock):
+    advance(fakes.job(ROWS, max_rounds=1))
+    fake.end()
+    file_id = fake.batches["batch-0"].output_file_id
+    show = hide(fake, file_id)
+    while isinstance(outcome := advance(fakes.job(ROWS, max_rounds=1)), Waiting):
+        clock.now = outcome.until
+        if clock.now > fake.batches["batch-0"].created_at + 500:
+            fake.download = lambda *_: (_ for _ in ()).throw(NotFoundError("no", status=404))
+            show()
+    assert outcome.manifest["rows"]["missing"] == 4
+    assert fake.files[file_id][1] is not None
+
+
+PAGES = [b"<html>busy</html>", b'{"error":{"message":"busy"}}\n', b""]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["a page", "an error", "nothing"])
+def test_what_comes_in_place_of_a_file_is_not_taken_for_it(fakes, fake, clock, page):
+    advance(fakes.job(ROWS))
+    fake.end()
+    file_id = fake.batches["batch-0"].output_file_id
+    whole = fake.files[file_id]
+    fake.files[file_id] = (whole[0], page)
+    waiting = advance(fakes.job(ROWS))
+    assert (waiting.batches, waiting.until) == ((), clock.now + 60)
+    fake.files[file_id] = whole
+    clock.now = waiting.until
+    assert fakes.finish(fakes.job(ROWS)).statuses == ["succeeded"] * 4
+    assert fake.calls["create_batch"] == 1
+
+
+def test_a_file_that_was_cut_in_a_line_is_downloaded_once_more(fakes, fake, monkeypatch):
+    advance(fakes.job(ROWS))
+    fake.end()
+    download, cuts = fake.download, [150]
+
+    def cut(file_id, target):
+        size = download(file_id, target)
+        return target.truncate(cuts.pop()) if cuts else size
+
+    monkeypatch.setattr(fake, "download", cut)
+    assert fakes.finish(fakes.job(ROWS)).statuses == ["succeeded"] * 4
+    assert fake.calls["create_batch"] == 1
+
+
+def test_a_last_line_that_is_cut_each_time_is_what_the_server_has(fakes, fake, monkeypatch):
+    real = fake.put
+    monkeypatch.setattr(fake, "put", lambda name, body: real(name, body[:-9] if name == "output.jsonl" else body))
+    advance(fakes.job(ROWS))
+    fake.end()
+    advance(fakes.job(ROWS))
+    assert [request["custom_id"] for request in fake.requests("batch-1")] == ["r3"]
+    assert fake.calls["download"] == 2
+
+
+def test_where_the_server_tells_no_end_files_are_waited_for_from_the_first_look_on(fakes, fake, clock):
+    advance(fakes.job(ROWS))
+    clock.now += 80_000
+    fake.end()
+    whole = fake.batches["batch-0"]
+    fake.batches["batch-0"] = replace(whole, output_file_id=None)
+    first = clock.now
+    while not (waiting := advance(fakes.job(ROWS))).batches:
+        clock.now = waiting.until
+    assert clock.now == first + 600
+
+
+def test_another_batch_than_the_one_that_was_asked_for_is_no_look_at_it(fakes, fake):
+    advance(fakes.job(ROWS))
+    retrieve = fake.retrieve_batch
+    fake.end()
+    fake.retrieve_batch = lambda batch_id: replace(retrieve(batch_id), id="batch_of_others")
+    assert isinstance(advance(fakes.job(ROWS)), Waiting)
+    fake.retrieve_batch = retrieve
+    assert fakes.finish(fakes.job(ROWS)).statuses == ["succeeded"] * 4
 
 
 def test_a_batch_that_counts_answers_and_names_no_file_is_looked_at_again(fakes, fake, clock):

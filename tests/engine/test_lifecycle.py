@@ -19,6 +19,7 @@ from airflow_openai_batch.engine.models import (
     IntentRecord,
     JobRecord,
     Key,
+    LateRecord,
     Plan,
     Shard,
     UploadRecord,
@@ -171,10 +172,13 @@ def test_a_batch_whose_file_was_not_found_is_collected_once_more_later():
 
 
 @pytest.mark.parametrize("ended_at", [None, NOW + 10**9])
-def test_where_the_end_is_not_known_a_file_is_waited_for_from_the_batchs_record_on(ended_at):
-    journal = state(trails=[attempt(**running())])
-    assert decision(journal, ended_batch(ended_at=ended_at), now=NOW + 599).waiting is not None
-    assert decision(journal, ended_batch(ended_at=ended_at), now=NOW + 600).steps[0].final
+def test_where_the_end_is_not_known_a_file_is_waited_for_from_the_first_look_on(ended_at):
+    seen = ended_batch(ended_at=ended_at)
+    trail = attempt(**running(at=NOW - 50_000))
+    assert decision(state(trails=[trail]), seen).steps == (Collect(shard(), trail, seen["b0"]),)
+    noted = state(trails=[attempt(**running(at=NOW - 50_000), late=LateRecord(NOW))])
+    assert decision(noted, seen, now=NOW + 599).waiting is not None
+    assert decision(noted, seen, now=NOW + 600).steps[0].final
 
 
 def test_a_batch_whose_files_are_waited_for_holds_no_room_in_the_queue():

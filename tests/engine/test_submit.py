@@ -88,9 +88,10 @@ def test_a_create_that_the_list_does_not_show_yet_is_waited_for(fakes, fake, clo
     assert fake.calls["create_batch"] == 1
 
 
-def test_a_batch_that_kept_no_metadata_is_known_by_its_file(fakes, fake, monkeypatch):
+@pytest.mark.parametrize("kept", [{}, {"tenant": "7"}, {"JOB": "x"}], ids=["none", "the server's", "part of it"])
+def test_a_batch_whose_metadata_is_not_ours_is_known_by_its_file(fakes, fake, monkeypatch, kept):
     real = fake.create_batch
-    monkeypatch.setattr(fake, "create_batch", lambda **call: real(**{**call, "metadata": {}}))
+    monkeypatch.setattr(fake, "create_batch", lambda **call: real(**{**call, "metadata": kept}))
     fake.lost["create_batch"] = [UnreachableError("no answer")]
     assert advance(fakes.job(ROWS)).batches == ("batch-0",)
 

@@ -34,6 +34,7 @@ from airflow_openai_batch.client.errors import MAX_RETRY_AFTER, code_of, complai
 from airflow_openai_batch.client.pacing import Gate, asked_to_wait
 from airflow_openai_batch.client.sdk import async_sdk
 from airflow_openai_batch.client.transport import httpx
+from airflow_openai_batch.engine import leniently
 from airflow_openai_batch.exceptions import QuotaError, RateLimitError, UnreachableError
 
 if TYPE_CHECKING:
@@ -320,17 +321,24 @@ def _code(error: openai.APIStatusError) -> str | None:
 
 def _line(row: _Request, response: Any) -> bytes:
     """Return the row's line of an output or error file."""
-    try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        body = response.content.decode("utf-8", "replace")
     answer = {
         "status_code": response.status_code,
         "request_id": response.headers.get("x-request-id") or "",
-        "body": body,
+        "body": _body(response.content),
     }
     line = {"id": f"direct_{uuid.uuid4().hex}", "custom_id": row.custom_id, "response": answer, "error": None}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _body(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        text = content.decode("utf-8", "replace")
+    try:
+        return leniently.loads(text)
+    except ValueError:
+        return text
 
 
 _OFTEN = stop_after_attempt(TRIES)

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
-from airflow_openai_batch.engine.answers import parse_lines, read_line
+from airflow_openai_batch.engine import leniently
+from airflow_openai_batch.engine.answers import parse_line, parse_lines, read_line
+from airflow_openai_batch.engine.runner import advance
+from airflow_openai_batch.reading import read_results
 
 BODY = {"object": "chat.completion", "choices": [{"message": {"content": "fine"}, "finish_reason": "stop"}]}
 
@@ -46,3 +49,75 @@ def test_a_failure_goes_again_by_its_status(status, repeats, body):
 def test_lines_of_a_file_without_a_last_newline_are_all_read():
     content = b'{"custom_id":"a"}\r\n\n{"custom_id":"b"}'
     assert [value["custom_id"] for value in parse_lines(content.split(b"\n"))] == ["a", "b"]
+
+
+ODD_TEXTS = {
+    "half a surrogate pair": (rb"so \ud83d", "so \ufffd"),
+    "a cut sequence of UTF-8": (b"so \xf0\x9f\x98", "so \ufffd"),
+    "bytes of another encoding": (b"so \xe9.", "so \ufffd."),
+}
+
+
+def odd_line(text=b"fine", logprobs=b"null", wire=b"r0"):
+    return (
+        b'{"id": "b", "custom_id": "%b", "response": {"status_code": 200, "body": {"object": "chat.completion", '
+        b'"choices": [{"message": {"content": "%b"}, "logprobs": %b, "finish_reason": "stop"}]}}, "error": null}\n'
+    ) % (wire, text, logprobs)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_a_text_that_no_text_should_be_is_an_answer_all_the_same(text):
+    sent, read_as = ODD_TEXTS[text]
+    answer = read_line(parse_line(odd_line(sent)), None)
+    assert (answer.status, answer.output) == ("succeeded", read_as)
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_a_number_that_json_has_not_is_null(number):
+    value = parse_line(odd_line(logprobs=b'{"content": [{"logprob": %b}]}' % number))
+    assert value["response"]["body"]["choices"][0]["logprobs"] == {"content": [{"logprob": None}]}
+    assert read_line(value, None).output == "fine"
+
+
+def test_a_body_in_a_string_may_be_as_odd():
+    body = json.dumps(BODY).replace("fine", r"fine \ud83d").replace('"stop"', '"stop", "logprobs": NaN')
+    answer = read(status_code=200, body=body)
+    assert (answer.status, answer.output) == ("succeeded", "fine \ufffd")
+
+
+def test_a_line_behind_a_byte_order_mark_may_be_as_odd():
+    assert read_line(parse_line(b"\xef\xbb\xbf" + odd_line(b"so \xff")), None).output == "so \ufffd"
+
+
+@pytest.mark.parametrize("wire", [b"r\xff0", rb"r\ud83d"])
+def test_an_id_that_is_damaged_names_no_row(wire):
+    assert parse_line(odd_line(wire=wire)) is None
+
+
+def test_a_line_to_the_letter_is_read_but_once(monkeypatch):
+    monkeypatch.setattr(leniently, "loads", lambda _text: pytest.fail("read again"))
+    assert parse_line(odd_line())["custom_id"] == "r0"
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": "cache"}, {"result_format": "parquet"}, {"result_format": "csv"}])
+def test_odd_answers_are_bought_once_and_land_in_every_format(fakes, fake, monkeypatch, options):
+    texts = [sent for sent, _ in ODD_TEXTS.values()]
+    lines = [odd_line(text, wire=b"r%d" % row) for row, text in enumerate(texts)]
+    lines.append(odd_line(logprobs=b"[NaN, -Infinity]", wire=b"r3"))
+    real = fake.put
+    monkeypatch.setattr(fake, "put", lambda name, body: real(name, b"".join(lines) if "output" in name else body))
+    if "cache" in options:
+        options = {"cache": str(fakes.folder / "cache")}
+    rows = list("abcd")
+    advance(fakes.job(rows, **options))
+    fake.end()
+    manifest = advance(fakes.job(rows, **options)).manifest
+    outputs = ["so \ufffd", "so \ufffd", "so \ufffd.", "fine"]
+    assert manifest["rows"]["succeeded"] == 4
+    assert manifest["noise"] == {"duplicate": 0, "unknown": 0, "unreadable": 0}
+    found = list(read_results(manifest))
+    assert [row["output"] for row in found] == outputs
+    if "cache" in options:
+        again = advance(fakes.job(rows, out=fakes.folder / "second", **options)).manifest
+        assert (again["cached"], [row["output"] for row in read_results(again)]) == (4, outputs)
+    assert len(fake.batches) == 1

@@ -112,6 +112,13 @@ def test_a_line_that_was_unreadable_is_passed_over(raw):
     assert texts(raw(cut + b"\n" + line("r0", "whole"), rows=1, noise={"unreadable": 1}), ["r0"]) == ["whole"]
 
 
+@pytest.mark.parametrize("noise", [{}, {"unreadable": 1}], ids=["by heads", "in full"])
+@pytest.mark.parametrize("odd", [b"\\ud83d", b"\xf0\x9f"])
+def test_lines_that_are_no_json_to_the_letter_are_found_by_either_index(raw, noise, odd):
+    lines = line("r0", "a?") + line("r1", "b") + line("r2", "c", logprobs=float("nan"))
+    assert texts(raw(lines.replace(b"?", odd), noise=noise), ["r0", "r1", "r2"]) == ["a\ufffd", "b", "c"]
+
+
 def test_a_line_that_was_readable_when_it_was_collected_must_be_still(raw):
     with pytest.raises(
         JournalError, match=r"00000\.r0\.a0\.output\.jsonl isn't as it was collected: the line of row 0"

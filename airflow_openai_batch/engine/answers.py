@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 GOOD_HTTP = range(200, 300)
+_ANY_HTTP = range(100, 1000)
 
 RETRYABLE_HTTP = frozenset({0, 408, 409, 429})
 """Failures in passing, besides 5xx; 0 is what some servers say when nothing was called."""
@@ -88,17 +89,20 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
     """
     wire = value["custom_id"]
     error, response = value.get("error"), value.get("response")
-    if error and not _is_good(response):
-        return _not_run(wire, error)
     if not isinstance(response, dict):
+        if error:
+            return _not_run(wire, error)
         return _failed(wire, None, {"code": "no_response", "message": "the line has neither response nor error"})
     body, status = response.get("body"), response.get("status_code")
     if isinstance(body, str):
         body = _body(body)
     if not isinstance(status, int):
         status = _status(status)
+    if not status and _is_answer(body):
+        status = int(HTTPStatus.OK)
     if status not in GOOD_HTTP:
-        return _failed(wire, status, _error_of(body))
+        return _not_run(wire, error) if error else _failed(wire, status, _error_of(body))
+    # An answer, which was paid for, whatever it has beside it.
     if not isinstance(body, dict):
         problem = {"code": "invalid_body", "message": "the answer's body isn't an object", "status_code": status}
         return Answer(wire, "invalid", may_repeat=True, output=body, error=problem)
@@ -106,13 +110,23 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
 
 
 def _status(status: Any) -> int:
-    return int(status) if isinstance(status, str) and status.isdecimal() else 0
+    if isinstance(status, float):
+        return int(status) if status in _ANY_HTTP else 0
+    return int(status) if isinstance(status, str) and status.isdecimal() and len(status) <= len("200") else 0
 
 
-def _is_good(response: Any) -> bool:
-    """Whether a line has an answer, which was paid for, whatever it has beside it."""
-    status = response.get("status_code") if isinstance(response, dict) else None
-    return (status if isinstance(status, int) else _status(status)) in GOOD_HTTP
+def _is_answer(body: Any) -> bool:
+    """Whether a body that comes without a status is an answer: it has the shape of one, and no error."""
+    if not isinstance(body, dict) or body.get("error"):
+        return False
+    lists = [name for name in ("choices", "output", "data") if isinstance(body.get(name), list)]
+    # A list of anything may be one of errors.
+    if not lists or (lists == ["data"] and not body.get("usage")):
+        return False
+    try:
+        return _shape_of(body)(body)[0] != "failed"
+    except _BROKEN:
+        return False
 
 
 def _not_run(wire: str, error: Any) -> Answer:
@@ -153,11 +167,9 @@ def _error_of(body: Any) -> dict[str, Any]:
 
 
 def _answered(wire: str, body: dict[str, Any], check: Check | None) -> Answer:
-    kind = body.get("object")
-    read = _SHAPES.get(kind, _whole) if type(kind) is str else _whole
     try:
-        status, output, reason = read(body)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
+        status, output, reason = _shape_of(body)(body)
+    except _BROKEN as problem:
         status, output, reason = "invalid", body, None
         error: dict[str, Any] | None = {"code": "invalid_body", "message": f"unexpected shape: {problem!r}"}
     else:
@@ -209,6 +221,8 @@ def answered_by_text(
 
 _Reading = tuple[Status, Any, "str | None"]
 _PASSING = frozenset({"invalid", "failed"})
+_BROKEN = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+"""What reading a shape ends with where a body hasn't it."""
 FINISH: dict[str | None, Status] = {
     "length": "truncated",
     "content_filter": "filtered",
@@ -274,6 +288,11 @@ _SHAPES: dict[str, Callable[[dict[str, Any]], _Reading]] = {
     "response": _response,
     "list": _list,
 }
+
+
+def _shape_of(body: dict[str, Any]) -> Callable[[dict[str, Any]], _Reading]:
+    kind = body.get("object")
+    return _SHAPES.get(kind, _whole) if type(kind) is str else _whole
 
 
 def usage_of(usage: Any) -> dict[str, int] | None:

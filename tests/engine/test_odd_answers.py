@@ -18,7 +18,7 @@ def read(error=None, **response):
     return read_line({"custom_id": "r0", "response": response or None, "error": error}, None)
 
 
-@pytest.mark.parametrize("status", [200, "200"])
+@pytest.mark.parametrize("status", [200, "200", 200.0, 0, None, 0.0, "0", ""])
 @pytest.mark.parametrize("body", [BODY, json.dumps(BODY)])
 @pytest.mark.parametrize("error", [None, {}, "", {"code": None, "message": None}, {"message": ""}, {"code": 0}])
 def test_an_answer_is_one_whatever_form_it_comes_in(status, body, error):
@@ -44,6 +44,50 @@ def test_a_failure_goes_again_by_its_status(status, repeats, body):
     answer = read(status_code=status, body=body)
     assert (answer.status, answer.may_repeat) == ("failed", repeats)
     assert answer.error["message"] == "no"
+
+
+ANSWERS = {
+    "chat": BODY,
+    "chat without its name": {"choices": BODY["choices"]},
+    "completion": {"object": "text_completion", "choices": [{"text": "fine"}]},
+    "response": {"object": "response", "status": "completed", "output": [], "error": None},
+    "output": {"output": [{"type": "message"}]},
+    "embedding": {"object": "list", "data": [{"embedding": [1.0]}], "usage": {"prompt_tokens": 2}},
+}
+
+
+@pytest.mark.parametrize("body", ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_needs_no_status_to_be_one(body):
+    assert read(body=body) == read(status_code=None, body=body) == read(status_code=200, body=body)
+    assert read(body=body).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**BODY, "error": {"message": "no"}},
+        {"choices": []},
+        {"choices": [{}]},
+        {"object": "response", "status": "failed", "output": []},
+        {"object": "list", "data": [{"code": "bad", "message": "no"}]},
+        {"data": [{"embedding": [1.0]}]},
+        {"output": "no"},
+        {"message": "no"},
+        {},
+        [],
+        None,
+    ],
+)
+@pytest.mark.parametrize("status", [None, 0, 200.5, 1e300, "9" * 5000, "9999"])
+def test_what_has_neither_status_nor_an_answer_failed_in_passing(status, body):
+    answer = read(status_code=status, body=body)
+    assert (answer.status, answer.may_repeat) == ("failed", True)
+
+
+@pytest.mark.parametrize(("status", "repeats"), [(400, False), (404.0, False), ("429", True), (500.0, True)])
+def test_a_status_that_is_told_counts_whatever_the_body_looks_like(status, repeats):
+    answer = read(status_code=status, body=BODY)
+    assert (answer.status, answer.may_repeat, answer.error["status_code"]) == ("failed", repeats, int(status))
 
 
 def test_lines_of_a_file_without_a_last_newline_are_all_read():

@@ -44,6 +44,9 @@ class Answer(NamedTuple):
     error: dict[str, Any] | None = None
 
 
+RANK = {"succeeded": 3, "truncated": 2, "refused": 2, "filtered": 2, "invalid": 2, "failed": 1}
+"""Which answer a row gets where there are several: the better. The other statuses have 0."""
+
 _made = cast("Callable[[tuple[Any, ...]], Answer]", partial(tuple.__new__, Answer))
 """What ``Answer(...)`` does, without a frame of Python for each of millions of rows."""
 

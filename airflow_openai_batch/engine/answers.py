@@ -104,7 +104,13 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
     if not status and _is_answer(body):
         status = int(HTTPStatus.OK)
     if status not in GOOD_HTTP:
-        return _not_run(wire, error) if error else _failed(wire, status, _error_of(body))
+        if error and (status < HTTPStatus.BAD_REQUEST or _never_ran(error)):
+            return _not_run(wire, error)
+        told = _error_of(body)
+        if error:
+            beside = _error_of(error)
+            told = {name: said or beside[name] for name, said in told.items()}
+        return _failed(wire, status, told)
     # An answer, which was paid for, whatever it has beside it.
     if not isinstance(body, dict):
         problem = {"code": "invalid_body", "message": "the answer's body isn't an object", "status_code": status}
@@ -132,15 +138,19 @@ def _is_answer(body: Any) -> bool:
         return False
 
 
+_NEVER_RAN: dict[Any, Status] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
+
+
+def _never_ran(error: Any) -> bool:
+    code = error.get("code") if isinstance(error, dict) else None
+    return isinstance(code, str) and code in _NEVER_RAN
+
+
 def _not_run(wire: str, error: Any) -> Answer:
     error = error if isinstance(error, dict) else {"message": str(error)}
     code = error.get("code")
-    told = {"code": code, "message": error.get("message")}
-    if code == "batch_expired":
-        return Answer(wire, "expired", may_repeat=True, error=told)
-    if code == "batch_cancelled":
-        return Answer(wire, "cancelled", may_repeat=True, error=told)
-    return Answer(wire, "failed", may_repeat=True, error=told)
+    status = _NEVER_RAN[code] if _never_ran(error) else "failed"
+    return Answer(wire, status, may_repeat=True, error={"code": code, "message": error.get("message")})
 
 
 def _failed(wire: str, status: int | None, error: dict[str, Any]) -> Answer:

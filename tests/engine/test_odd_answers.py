@@ -90,6 +90,40 @@ def test_a_status_that_is_told_counts_whatever_the_body_looks_like(status, repea
     assert (answer.status, answer.may_repeat, answer.error["status_code"]) == ("failed", repeats, int(status))
 
 
+@pytest.mark.parametrize("body", [{"error": {"code": "bad", "message": "no"}}, {"code": "bad", "message": "no"}])
+@pytest.mark.parametrize(("status", "repeats"), [(400, False), ("404", False), (429, True), (500, True)])
+def test_an_error_beside_a_failure_changes_nothing(body, status, repeats):
+    answer = read({"code": "other", "message": "beside"}, status_code=status, body=body)
+    assert answer == read(status_code=status, body=body)
+    assert (answer.may_repeat, answer.error["code"], answer.error["message"]) == (repeats, "bad", "no")
+
+
+@pytest.mark.parametrize("body", [None, {}, "", {"error": None}])
+def test_an_error_beside_a_failure_tells_what_its_body_does_not(body):
+    answer = read({"code": "bad", "message": "no"}, status_code=400, body=body)
+    assert (answer.status, answer.may_repeat) == ("failed", False)
+    assert answer.error == {"code": "bad", "message": "no", "status_code": 400}
+    assert read("no", status_code=400, body=body).error == {"code": None, "message": "no", "status_code": 400}
+
+
+@pytest.mark.parametrize("body", [None, {"error": {"code": "content_filter", "message": "no"}}])
+def test_what_the_filter_stopped_is_filtered_with_an_error_beside_it_too(body):
+    answer = read({"code": "content_filter", "message": "no"}, status_code=400, body=body)
+    assert (answer.status, answer.may_repeat, answer.error["code"]) == ("filtered", False, "content_filter")
+
+
+@pytest.mark.parametrize("status", [0, None, 302, 400, 408, 500])
+def test_a_row_that_never_ran_is_told_by_the_error_whatever_is_beside_it(status):
+    answer = read({"code": "batch_expired", "message": "late"}, status_code=status, body=None)
+    assert (answer.status, answer.may_repeat) == ("expired", True)
+
+
+@pytest.mark.parametrize("code", [7, ["bad"], {"a": 1}, None])
+def test_a_code_may_be_of_any_type(code):
+    assert read({"code": code, "message": "no"}).error["code"] == code
+    assert read({"code": code, "message": "no"}, status_code=400, body=None).status == "failed"
+
+
 def test_lines_of_a_file_without_a_last_newline_are_all_read():
     content = b'{"custom_id":"a"}\r\n\n{"custom_id":"b"}'
     assert [value["custom_id"] for value in parse_lines(content.split(b"\n"))] == ["a", "b"]

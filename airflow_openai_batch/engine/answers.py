@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 GOOD_HTTP = range(200, 300)
 _ANY_HTTP = range(100, 1000)
+_MOST_TOKENS = 1 << 53
 
 RETRYABLE_HTTP = frozenset({0, 408, 409, 429})
 """Failures in passing, besides 5xx; 0 is what some servers say when nothing was called."""
@@ -320,16 +321,22 @@ def usage_of(usage: Any) -> dict[str, int] | None:
         into, out_of = get("input_tokens_details") or into, get("output_tokens_details") or out_of
     cached = into.get("cached_tokens") if type(into) is dict else 0
     reasoning = out_of.get("reasoning_tokens") if type(out_of) is dict else 0
-    inputs = inputs if type(inputs) is int else 0
-    outputs = outputs if type(outputs) is int else 0
+    inputs = inputs if type(inputs) is int else _whole_number(inputs)
+    outputs = outputs if type(outputs) is int else _whole_number(outputs)
+    total = total if type(total) is int else _whole_number(total)
     return {
         "input_tokens": inputs,
-        "cached_tokens": cached if type(cached) is int else 0,
+        "cached_tokens": cached if type(cached) is int else _whole_number(cached),
         "output_tokens": outputs,
-        "reasoning_tokens": reasoning if type(reasoning) is int else 0,
-        "total_tokens": total if type(total) is int and total else inputs + outputs,
+        "reasoning_tokens": reasoning if type(reasoning) is int else _whole_number(reasoning),
+        "total_tokens": total or inputs + outputs,
     }
 
 
+def _whole_number(value: Any) -> int:
+    """Return a number that was written with a point, 0 for what is none."""
+    return int(value) if type(value) is float and value.is_integer() and abs(value) < _MOST_TOKENS else 0
+
+
 def _first(value: Any, other: Any) -> Any:
-    return value if isinstance(value, int) else other
+    return value if isinstance(value, int | float) else other

@@ -5,8 +5,9 @@ and a signal's exception is raised there and not in the midst of the loop.
 
 *What is tried again*: 408, 409, 429 and 5xx, :data:`TRIES` times in all and for :data:`MAX_WAIT` seconds of waiting; a
 connection that couldn't be made, likewise. A call that was sent and got no answer in time, or whose connection broke,
-may have been served, and billed: it is sent once more and no further, so such a row costs twice at the most. After the
-last try the row has the line of what came last.
+may have been served, and billed: it is sent once more and no further, so one ``ask`` pays for such a row
+:data:`UNKNOWN_TRIES` times at the most. After the last try the row has the line of what came last. That of a broken
+connection lets it go again, as any failure in passing, so a job may pay as often in each of its ``max_rounds`` rounds.
 
 *What ends it all*, since no row would fare otherwise: 401, 403 and 407; 404 without a code (the address is wrong, not
 the model's name); no credit; a ``Retry-After`` longer than a worker slot should wait; a server that gives

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
 import pytest
@@ -104,6 +105,34 @@ def test_each_endpoint_is_answered_as_a_batch_answers_it(start, url, body, kind)
     kind.model_validate(line["response"]["body"], strict=True)
     assert read_line(line, None).status == "succeeded"
     assert emulator.ledger.bought(url, body) == ["synchronous"]
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [(b'"content": "so \\ud83d", "logprobs": NaN', "so \ufffd"), (b'"content": "caf\xe9"', "caf\ufffd")],
+)
+def test_an_answer_that_is_no_json_to_the_letter_is_one_all_the_same(said, text):
+    body = b'{"object": "chat.completion", "choices": [{"message": {%b}}], "usage": {"prompt_tokens": 3}}' % said
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server, ExitStack() as stack:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stack.callback(server.shutdown)
+        client = OpenAIBatchClient(ClientConfig("my_conn", "sk-test", f"http://127.0.0.1:{server.server_port}/v1"))
+        stack.callback(client.close)
+        (line,) = ask(client, requests(1)).raw
+    answer = read_line(parse_line(line), None)
+    assert (answer.status, answer.output, answer.usage["input_tokens"]) == ("succeeded", text, 3)
 
 
 def test_a_line_begins_as_those_of_batches_do(start):

@@ -5,8 +5,9 @@ and a signal's exception is raised there and not in the midst of the loop.
 
 *What is tried again*: 408, 409, 429 and 5xx, :data:`TRIES` times in all and for :data:`MAX_WAIT` seconds of waiting; a
 connection that couldn't be made, likewise. A call that was sent and got no answer in time, or whose connection broke,
-may have been served, and billed: it is sent once more and no further, so such a row costs twice at the most. After the
-last try the row has the line of what came last.
+may have been served, and billed: it is sent once more and no further, so one ``ask`` pays for such a row
+:data:`UNKNOWN_TRIES` times at the most. After the last try the row has the line of what came last. That of a broken
+connection lets it go again, as any failure in passing, so a job may pay as often in each of its ``max_rounds`` rounds.
 
 *What ends it all*, since no row would fare otherwise: 401, 403 and 407; 404 without a code (the address is wrong, not
 the model's name); no credit; a ``Retry-After`` longer than a worker slot should wait; a server that gives
@@ -34,6 +35,7 @@ from airflow_openai_batch.client.errors import code_of, complaint, translate
 from airflow_openai_batch.client.pacing import MAX_RETRY_AFTER, Gate, asked_to_wait
 from airflow_openai_batch.client.sdk import async_sdk
 from airflow_openai_batch.client.transport import httpx
+from airflow_openai_batch.engine import leniently
 from airflow_openai_batch.exceptions import QuotaError, RateLimitError, UnreachableError
 
 if TYPE_CHECKING:
@@ -320,17 +322,24 @@ def _code(error: openai.APIStatusError) -> str | None:
 
 def _line(row: _Request, response: Any) -> bytes:
     """Return the row's line of an output or error file."""
-    try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        body = response.content.decode("utf-8", "replace")
     answer = {
         "status_code": response.status_code,
         "request_id": response.headers.get("x-request-id") or "",
-        "body": body,
+        "body": _body(response.content),
     }
     line = {"id": f"direct_{uuid.uuid4().hex}", "custom_id": row.custom_id, "response": answer, "error": None}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _body(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        text = content.decode("utf-8", "replace")
+    try:
+        return leniently.loads(text)
+    except ValueError:
+        return text
 
 
 _OFTEN = stop_after_attempt(TRIES)

@@ -11,15 +11,17 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import jsonlines
 import orjson
 
+from airflow_openai_batch.engine import leniently
 from airflow_openai_batch.engine.models import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 GOOD_HTTP = range(200, 300)
+_ANY_HTTP = range(100, 1000)
+_MOST_TOKENS = 1 << 53
 
 RETRYABLE_HTTP = frozenset({0, 408, 409, 429})
 """Failures in passing, besides 5xx; 0 is what some servers say when nothing was called."""
@@ -43,10 +45,16 @@ class Answer(NamedTuple):
     error: dict[str, Any] | None = None
 
 
+RANK = {"succeeded": 3, "truncated": 2, "refused": 2, "filtered": 2, "invalid": 2, "failed": 1}
+"""Which answer a row gets where there are several: the better. The other statuses have 0."""
+
 _made = cast("Callable[[tuple[Any, ...]], Answer]", partial(tuple.__new__, Answer))
 """What ``Answer(...)`` does, without a frame of Python for each of millions of rows."""
 
 Check = Callable[[Any], "str | None"]
+
+_DAMAGED = "\ufffd"
+"""What stands for what was no text."""
 
 
 def parse_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
@@ -67,14 +75,15 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def _read_anyway(line: bytes) -> Any:
-    """Return what is on a line that is no JSON by itself, behind a byte order mark, or None.
+    """Return what is on a line that is no JSON to the letter, or None.
 
-    Asked for each line, the reader would take half of collecting's time.
+    An id that is damaged names no row.
     """
     try:
-        return jsonlines.Reader((line,), loads=orjson.loads).read(allow_none=True)
-    except jsonlines.InvalidLineError:
+        value = leniently.loads(line.decode("utf-8", "replace"))
+    except ValueError:
         return None
+    return None if isinstance(value, dict) and _DAMAGED in str(value.get("custom_id")) else value
 
 
 def read_line(value: dict[str, Any], check: Check | None) -> Answer:
@@ -84,17 +93,26 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
     """
     wire = value["custom_id"]
     error, response = value.get("error"), value.get("response")
-    if error and not _is_good(response):
-        return _not_run(wire, error)
     if not isinstance(response, dict):
+        if error:
+            return _not_run(wire, error)
         return _failed(wire, None, {"code": "no_response", "message": "the line has neither response nor error"})
     body, status = response.get("body"), response.get("status_code")
     if isinstance(body, str):
         body = _body(body)
     if not isinstance(status, int):
         status = _status(status)
+    if not status and _is_answer(body):
+        status = int(HTTPStatus.OK)
     if status not in GOOD_HTTP:
-        return _failed(wire, status, _error_of(body))
+        if error and (status < HTTPStatus.BAD_REQUEST or _never_ran(error)):
+            return _not_run(wire, error)
+        told = _error_of(body)
+        if error:
+            beside = _error_of(error)
+            told = {name: said or beside[name] for name, said in told.items()}
+        return _failed(wire, status, told)
+    # An answer, which was paid for, whatever it has beside it.
     if not isinstance(body, dict):
         problem = {"code": "invalid_body", "message": "the answer's body isn't an object", "status_code": status}
         return Answer(wire, "invalid", may_repeat=True, output=body, error=problem)
@@ -102,24 +120,38 @@ def read_line(value: dict[str, Any], check: Check | None) -> Answer:
 
 
 def _status(status: Any) -> int:
-    return int(status) if isinstance(status, str) and status.isdecimal() else 0
+    if isinstance(status, float):
+        return int(status) if status in _ANY_HTTP else 0
+    return int(status) if isinstance(status, str) and status.isdecimal() and len(status) <= len("200") else 0
 
 
-def _is_good(response: Any) -> bool:
-    """Whether a line has an answer, which was paid for, whatever it has beside it."""
-    status = response.get("status_code") if isinstance(response, dict) else None
-    return (status if isinstance(status, int) else _status(status)) in GOOD_HTTP
+def _is_answer(body: Any) -> bool:
+    """Whether a body that comes without a status is an answer: it has the shape of one, and no error."""
+    if not isinstance(body, dict) or body.get("error"):
+        return False
+    lists = [name for name in ("choices", "output", "data") if isinstance(body.get(name), list)]
+    # A list of anything may be one of errors.
+    if not lists or (lists == ["data"] and not body.get("usage")):
+        return False
+    try:
+        return _shape_of(body)(body)[0] != "failed"
+    except _BROKEN:
+        return False
+
+
+_NEVER_RAN: dict[Any, Status] = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
+
+
+def _never_ran(error: Any) -> bool:
+    code = error.get("code") if isinstance(error, dict) else None
+    return isinstance(code, str) and code in _NEVER_RAN
 
 
 def _not_run(wire: str, error: Any) -> Answer:
     error = error if isinstance(error, dict) else {"message": str(error)}
     code = error.get("code")
-    told = {"code": code, "message": error.get("message")}
-    if code == "batch_expired":
-        return Answer(wire, "expired", may_repeat=True, error=told)
-    if code == "batch_cancelled":
-        return Answer(wire, "cancelled", may_repeat=True, error=told)
-    return Answer(wire, "failed", may_repeat=True, error=told)
+    status = _NEVER_RAN[code] if _never_ran(error) else "failed"
+    return Answer(wire, status, may_repeat=True, error={"code": code, "message": error.get("message")})
 
 
 def _failed(wire: str, status: int | None, error: dict[str, Any]) -> Answer:
@@ -135,7 +167,10 @@ def _body(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return text
+        try:
+            return leniently.loads(text)
+        except ValueError:
+            return text
 
 
 def _error_of(body: Any) -> dict[str, Any]:
@@ -146,11 +181,9 @@ def _error_of(body: Any) -> dict[str, Any]:
 
 
 def _answered(wire: str, body: dict[str, Any], check: Check | None) -> Answer:
-    kind = body.get("object")
-    read = _SHAPES.get(kind, _whole) if type(kind) is str else _whole
     try:
-        status, output, reason = read(body)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
+        status, output, reason = _shape_of(body)(body)
+    except _BROKEN as problem:
         status, output, reason = "invalid", body, None
         error: dict[str, Any] | None = {"code": "invalid_body", "message": f"unexpected shape: {problem!r}"}
     else:
@@ -202,6 +235,8 @@ def answered_by_text(
 
 _Reading = tuple[Status, Any, "str | None"]
 _PASSING = frozenset({"invalid", "failed"})
+_BROKEN = (KeyError, IndexError, TypeError, AttributeError, ValueError)
+"""What reading a shape ends with where a body hasn't it."""
 FINISH: dict[str | None, Status] = {
     "length": "truncated",
     "content_filter": "filtered",
@@ -269,6 +304,11 @@ _SHAPES: dict[str, Callable[[dict[str, Any]], _Reading]] = {
 }
 
 
+def _shape_of(body: dict[str, Any]) -> Callable[[dict[str, Any]], _Reading]:
+    kind = body.get("object")
+    return _SHAPES.get(kind, _whole) if type(kind) is str else _whole
+
+
 def usage_of(usage: Any) -> dict[str, int] | None:
     """Return the fields of :class:`~models.Usage`, whichever names the endpoint has for them."""
     if not isinstance(usage, dict):
@@ -281,16 +321,22 @@ def usage_of(usage: Any) -> dict[str, int] | None:
         into, out_of = get("input_tokens_details") or into, get("output_tokens_details") or out_of
     cached = into.get("cached_tokens") if type(into) is dict else 0
     reasoning = out_of.get("reasoning_tokens") if type(out_of) is dict else 0
-    inputs = inputs if type(inputs) is int else 0
-    outputs = outputs if type(outputs) is int else 0
+    inputs = inputs if type(inputs) is int else _whole_number(inputs)
+    outputs = outputs if type(outputs) is int else _whole_number(outputs)
+    total = total if type(total) is int else _whole_number(total)
     return {
         "input_tokens": inputs,
-        "cached_tokens": cached if type(cached) is int else 0,
+        "cached_tokens": cached if type(cached) is int else _whole_number(cached),
         "output_tokens": outputs,
-        "reasoning_tokens": reasoning if type(reasoning) is int else 0,
-        "total_tokens": total if type(total) is int and total else inputs + outputs,
+        "reasoning_tokens": reasoning if type(reasoning) is int else _whole_number(reasoning),
+        "total_tokens": total or inputs + outputs,
     }
 
 
+def _whole_number(value: Any) -> int:
+    """Return a number that was written with a point, 0 for what is none."""
+    return int(value) if type(value) is float and value.is_integer() and abs(value) < _MOST_TOKENS else 0
+
+
 def _first(value: Any, other: Any) -> Any:
-    return value if isinstance(value, int) else other
+    return value if isinstance(value, int | float) else other

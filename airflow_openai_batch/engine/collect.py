@@ -13,7 +13,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_openai_batch.engine.answers import Check, parse_line
+from airflow_openai_batch.engine.answers import RANK, Answer, Check, parse_line
 from airflow_openai_batch.engine.late import names_too_little
 from airflow_openai_batch.engine.models import (
     Attempt,
@@ -49,11 +49,19 @@ _PIECE = 1 << 20
 _TRIES = 3
 """Downloads of a file that seems to be cut."""
 
+_NEVER_RAN = frozenset({"expired", "cancelled"})
+
 
 @dataclass
 class _Count:
+    """What was counted so far.
+
+    :ivar lesser: what a better line of the same row would take the place of, and its model.
+    """
+
     rows: dict[str, int] = field(default_factory=dict)
-    open: dict[str, list[int]] = field(default_factory=dict)
+    open: dict[str, set[int]] = field(default_factory=dict)
+    lesser: dict[str, tuple[Answer, str]] = field(default_factory=dict)
     noise: dict[str, int] = field(default_factory=lambda: {"duplicate": 0, "unknown": 0, "unreadable": 0})
     usage: dict[str, dict[str, int]] = field(default_factory=dict)
     answered: int = 0
@@ -61,12 +69,28 @@ class _Count:
     def add(self, row: int, status: str, *, may_repeat: bool, open_as: str = "") -> None:
         self.rows[status] = self.rows.get(status, 0) + 1
         if may_repeat:
-            self.open.setdefault(open_as or status, []).append(row)
+            self.open.setdefault(open_as or status, set()).add(row)
 
     def add_usage(self, model: str, tokens: dict[str, int]) -> None:
         total = self.usage.setdefault(model, dict.fromkeys(tokens, 0))
         for name, number in tokens.items():
             total[name] += number
+
+    def take_back(self, row: int, better: Answer) -> bool:
+        """Forget what was counted of a row if this line is better; whether it is."""
+        before, model = self.lesser.get(better.wire, (None, ""))
+        if before is None or RANK.get(better.status, 0) <= RANK.get(before.status, 0):
+            return False
+        del self.lesser[better.wire]
+        self.rows[before.status] -= 1
+        if not self.rows[before.status]:
+            del self.rows[before.status]
+        if before.may_repeat:
+            self.open[before.status].discard(row)
+        self.answered -= before.status not in _NEVER_RAN
+        if before.usage is not None:
+            self.add_usage(model, {name: -number for name, number in before.usage.items()})
+        return True
 
 
 class _NotWholeError(Exception):
@@ -163,7 +187,9 @@ class Collector:
                     # A row that never ran because of others in its batch has not had a try.
                     open_as = "blocked" if snapshot.status == "failed" else ""
                     count.add(row, answer.status, may_repeat=answer.may_repeat, open_as=open_as)
-        ranges = {} if self._foreign else {status: compress(sorted(rows)) for status, rows in count.open.items()}
+        ranges = (
+            {} if self._foreign else {status: compress(sorted(rows)) for status, rows in count.open.items() if rows}
+        )
         return EndRecord(**{**end.__dict__, "rows": count.rows, "open": ranges})
 
     def _fetch(
@@ -214,14 +240,19 @@ class Collector:
             row: int | None = 0 if self._foreign else row_of(wire)
             if row is None or not (self._foreign or self._holds(shard, row)):
                 count.noise["unknown"] += 1
-            elif wire in seen:
+                continue
+            if wire in seen:
                 count.noise["duplicate"] += 1
-            else:
-                seen.add(wire)
-                if answer.usage is not None:
-                    count.add_usage(shard.model or answer.model or "", answer.usage)
-                count.answered += answer.status not in {"expired", "cancelled"}
-                count.add(row, answer.status, may_repeat=answer.may_repeat)
+                if not count.take_back(row, answer):
+                    continue
+            seen.add(wire)
+            model = shard.model or answer.model or ""
+            if answer.usage is not None:
+                count.add_usage(model, answer.usage)
+            count.answered += answer.status not in _NEVER_RAN
+            count.add(row, answer.status, may_repeat=answer.may_repeat)
+            if answer.status != "succeeded":
+                count.lesser[wire] = answer._replace(output=None, error=None), model
 
     @staticmethod
     def _holds(shard: Shard, row: int) -> bool:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_openai_batch.engine.answers import Answer, parse_line
+from airflow_openai_batch.engine.answers import RANK, Answer, parse_line
 from airflow_openai_batch.engine.nearby import Read, reader_of
 from airflow_openai_batch.engine.requests import row_of
 from airflow_openai_batch.exceptions import JournalError
@@ -131,12 +131,20 @@ class _Index:
         self.starts, self.lengths = array("q", bytes(8 * self.span)), array("i", bytes(4 * self.span))
         self.others: dict[int | str, tuple[int, int]] = {}
 
-    def note(self, lines: BinaryIO, start: int, head: Head, key_of: Callable[[bytes], int | str | None]) -> None:
-        """Note the lines of a file; the first of an id counts.
+    def note(
+        self,
+        lines: BinaryIO,
+        start: int,
+        head: Head,
+        key_of: Callable[[bytes], int | str | None],
+        is_better: Callable[[bytes, int, int], bool],
+    ) -> None:
+        """Note the lines of a file; of several of an id the best counts, of equals the first.
 
         :param start: the bytes of the files before it.
         :param head: finds the row of a line.
         :param key_of: finds the id of a line where ``head`` can't.
+        :param is_better: whether a line is, than the one that is noted with its start and length.
         """
         first, step, span, starts, lengths = self.first, self.step, self.span, self.starts, self.lengths
         for line in lines:
@@ -145,20 +153,20 @@ class _Index:
             if type(key) is int:
                 place, odd = divmod(key - first, step)
                 if not odd and 0 <= place < span:
-                    if not lengths[place]:
+                    if not lengths[place] or is_better(line, starts[place], lengths[place]):
                         starts[place] = start
                         lengths[place] = length
                     start += length
                     continue
-            if key is not None:
-                self.others.setdefault(key, (start, length))
+            if key is not None and (key not in self.others or is_better(line, *self.others[key])):
+                self.others[key] = (start, length)
             start += length
 
 
 class Raw:
     """The raw files of one attempt: fetched, opened and indexed when an answer is first asked for.
 
-    Of several lines with one id the first counts, as it did when they were collected.
+    Of several lines with one id the best counts, of equals the first, as it did when they were collected.
 
     ``answer(row, wire)`` gives what a row's line says, None where there is none; ``size`` is its length then.
 
@@ -187,9 +195,10 @@ class Raw:
         self._shard = shard
         self._step = step
         self._foreign = foreign
-        # Where all lines were found readable, one needn't be parsed to know that it is.
+        # Where all lines were found readable, and one for each row, they needn't be parsed to know it.
         noise = attempt.end.noise if attempt and attempt.end else {}
-        self._by_head = not (foreign or noise.get("unreadable"))
+        self._doubled = noise.get("duplicate", 0) > 0
+        self._by_head = not (foreign or noise.get("unreadable") or self._doubled)
         self._opened = False
         self._coming: Future[_Copies] | None = None
         self._stack = ExitStack()
@@ -204,8 +213,17 @@ class Raw:
 
     def line(self) -> bytes:
         """Return the line of the row that was last asked for and had one."""
-        read, base = self._reads[-1] if self._start >= self._border else self._reads[0]
-        return read(self._start - base, self.size)
+        return self._line_at(self._start, self.size)
+
+    def _line_at(self, start: int, length: int) -> bytes:
+        read, base = self._reads[-1] if start >= self._border else self._reads[0]
+        return read(start - base, length)
+
+    def _is_better(self, line: bytes, start: int, length: int) -> bool:
+        if not self._doubled:
+            return False
+        found, before = self._read(line), self._read(self._line_at(start, length))
+        return found is not None and before is not None and RANK.get(found.status, 0) > RANK.get(before.status, 0)
 
     def _first_answer(self, row: int, wire: str) -> Answer | None:
         self._open()
@@ -268,7 +286,7 @@ class Raw:
         index = _Index(self._shard, self._step)
         for file, (_, start) in zip(self._files, self._reads, strict=True):
             file.seek(0)
-            index.note(file, start, _head if self._by_head else _no_head, self._key)
+            index.note(file, start, _head if self._by_head else _no_head, self._key, self._is_better)
         return index
 
     def _key(self, line: bytes) -> int | str | None:

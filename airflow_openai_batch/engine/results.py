@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from airflow_openai_batch.engine.answers import Answer, Check
+from airflow_openai_batch.engine.answers import RANK, Answer, Check
 from airflow_openai_batch.engine.behind import written_behind
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.formats import Loosened, open_format
@@ -41,9 +41,6 @@ MAX_ERRORS_SHOWN = 10
 _PIECE = 1 << 20
 
 _ENDED = {"cancelled": "was cancelled", "expired": "expired"}
-
-_RANK = {"succeeded": 3, "truncated": 2, "refused": 2, "filtered": 2, "invalid": 2, "failed": 1}
-"""Which answer a row gets when several rounds gave one: the better; of equals the later."""
 
 
 @dataclass
@@ -289,7 +286,7 @@ class Landing:
         return answer, run, False
 
     def _better(self, answer: Answer, run: _Run, later: list[_Run], row: int, wire: str) -> tuple[Answer, _Run]:
-        """Return a row's best answer of all rounds, and who gave it."""
+        """Return a row's best answer of all rounds, of equals the latest, and who gave it."""
         model = run.shard.model
         for other in later:
             if other.shard.model != model or not other.covers(row, row):
@@ -297,7 +294,7 @@ class Landing:
             found = other.raw.answer(row, wire)
             if found is None and other.had(row):
                 found = other.absent(row, wire)
-            if found is not None and _RANK.get(found.status, 0) >= _RANK.get(answer.status, 0):
+            if found is not None and RANK.get(found.status, 0) >= RANK.get(answer.status, 0):
                 answer, run = found, other
             if answer.status == "succeeded":
                 break

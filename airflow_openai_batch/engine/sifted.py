@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import orjson
 
-from airflow_openai_batch.engine.answers import Answer, parse_lines, read_line
+from airflow_openai_batch.engine.answers import Answer, parse_line, parse_lines, read_line
 from airflow_openai_batch.engine.sift import CACHED, KEY_BYTES, KEYS, PAIR, REPEATS
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Harvest:
 
         :param line: its line of an output file.
         """
-        answer = orjson.dumps({"response": orjson.loads(line)["response"]})
+        answer = orjson.dumps({"response": (parse_line(line) or {})["response"]})
         if row != self._row:
             self._keys.seek(row * KEY_BYTES)
         self._row = row + 1

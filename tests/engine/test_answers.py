@@ -199,6 +199,25 @@ def test_tokens_have_one_set_of_names():
     assert usage_of(chat_usage) == usage_of(response_usage) == asdict(Usage(10, 4, 5, 2, 15))
 
 
+def test_tokens_may_be_written_with_a_point():
+    chat_usage = {
+        "prompt_tokens": 10.0,
+        "completion_tokens": 5.0,
+        "total_tokens": 15.0,
+        "prompt_tokens_details": {"cached_tokens": 4.0},
+        "completion_tokens_details": {"reasoning_tokens": 2.0},
+    }
+    told = usage_of(chat_usage)
+    assert told == asdict(Usage(10, 4, 5, 2, 15))
+    assert {type(number) for number in told.values()} == {int}
+    assert usage_of({"input_tokens": 3.0, "output_tokens": 2.0}) == asdict(Usage(3, 0, 2, 0, 5))
+
+
+@pytest.mark.parametrize("number", [2.5, 1e30, float("inf"), float("nan"), "5", True, None, [5]])
+def test_what_is_no_whole_number_is_no_tokens(number):
+    assert usage_of({"prompt_tokens": number, "completion_tokens": 2}) == asdict(Usage(0, 0, 2, 0, 2))
+
+
 def test_tokens_are_summed_where_no_total_is_given():
     assert usage_of({"prompt_tokens": 3}) == asdict(Usage(3, 0, 0, 0, 3))
     assert usage_of(None) is None

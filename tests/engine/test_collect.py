@@ -11,6 +11,7 @@ from airflow_openai_batch.engine.journal import Journal
 from airflow_openai_batch.engine.models import RowIssue, Usage, Waiting
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.exceptions import NotFoundError, UnreachableError
+from tests.engine.conftest import answered, refused
 
 ROWS = [{"prompt": f"row {n}"} for n in range(4)]
 
@@ -90,6 +91,55 @@ def test_what_was_returned_twice_is_counted_once(collected, fake, monkeypatch):
     real = fake.put
     monkeypatch.setattr(fake, "put", lambda name, body: real(name, body * 2 if name == "output.jsonl" else body))
     assert collected().usage["gpt-5-mini"].total_tokens == 4 * 5
+
+
+def doubled(row, status, text="second"):
+    """A second line of a row, as it is written."""
+    request = {"custom_id": f"r{row}", "body": {"messages": [{"content": text}]}}
+    return json.dumps(answered(request) if status == 200 else refused(request, status)).encode() + b"\n"
+
+
+def test_of_doubled_lines_the_better_counts_for_the_row_its_usage_and_its_next_try(collected, fake, monkeypatch):
+    real = fake.put
+    more = doubled(0, 200) + doubled(0, 503) + doubled(1, 503) + doubled(2, 200, "third") + doubled(3, 400)
+    before = doubled(2, 429)
+
+    def put(name, content):
+        return real(name, before + content + more if name == "output.jsonl" else content)
+
+    monkeypatch.setattr(fake, "put", put)
+    end = collected(answer=by_row(r0=lambda f, r: f.refused(r, 503), r2=lambda _f, _r: None)(fake))
+    assert (end.rows, end.open, end.answered) == ({"succeeded": 4}, {}, 4)
+    assert end.noise["duplicate"] == 5
+    assert end.usage["gpt-5-mini"] == Usage(3 * 4, 0, 2 * 4, 0, 5 * 4)
+
+
+def test_an_answer_that_was_billed_and_gives_way_to_a_better_one_is_not_counted(collected, fake, monkeypatch):
+    real = fake.put
+
+    def put(name, content):
+        spoilt = content.replace(b'"stop"', b'"length"', 1) + doubled(0, 200)
+        return real(name, spoilt if name == "output.jsonl" else content)
+
+    monkeypatch.setattr(fake, "put", put)
+    end = collected()
+    assert (end.rows, end.usage["gpt-5-mini"].total_tokens) == ({"succeeded": 4}, 4 * 5)
+
+
+@pytest.mark.parametrize("way_round", [1, -1])
+def test_of_doubled_lines_the_one_that_was_counted_is_landed(fakes, fake, monkeypatch, way_round):
+    real = fake.put
+    lines = [doubled(0, 503), doubled(0, 200), doubled(0, 200, "last")]
+
+    def put(name, content):
+        return real(name, b"".join(lines[::way_round]) if name == "output.jsonl" else content)
+
+    monkeypatch.setattr(fake, "put", put)
+    advance(fakes.job(["a"]))
+    fake.end()
+    done = fakes.finish(fakes.job(["a"]))
+    assert done.outputs == ["second" if way_round > 0 else "last"]
+    assert (len(fake.batches), done.manifest["usage"]["total_tokens"]) == (1, 5)
 
 
 def test_a_batch_that_returned_nothing_leaves_all_its_rows_missing(collected):

@@ -78,6 +78,13 @@ def test_a_line_like_the_one_before_is_not_parsed_in_full(body, monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("make", [chat, response])
+def test_tokens_with_a_point_are_counted_whatever_was_read_before(make):
+    usage = json.loads(json.dumps(make()["usage"]), parse_int=float)
+    found, in_full = both(line(make(usage=usage)))
+    assert found == [in_full, in_full] == [read_line(json.loads(line(make())), None)] * 2
+
+
 def test_shapes_may_change_from_line_to_line():
     read = line_reader(None)
     lines = [

@@ -77,11 +77,29 @@ def test_the_length_of_a_line_is_told(raw):
     assert one.size == len(line("r0", "x" * 100))
 
 
-def test_the_first_of_several_lines_counts(raw):
+def test_the_first_of_several_equal_lines_counts(raw):
     assert texts(raw(line("r0", "a") + line("r1", "b") + line("r0", "c"), line("r1", "d"), rows=2), ["r0", "r1"]) == [
         "a",
         "b",
     ]
+
+
+def refusal(wire):
+    return json.dumps({"id": "b", "custom_id": wire, "response": {"status_code": 500, "body": {}}}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_the_better_of_several_lines_counts(raw, foreign):
+    output = refusal("r0") + line("r0", "a") + line("r1", "b") + line("r0", "c")
+    error = refusal("r1") + refusal("r2") + line("r2", "d") + line("r9", "e")
+    one = raw(output, error, rows=3, noise={"duplicate": 4}, foreign=foreign)
+    assert texts(one, ["r0", "r1", "r2", "r9"]) == ["a", "b", "d", "e"]
+
+
+def test_lines_are_not_parsed_to_be_found_where_none_is_doubled(raw, monkeypatch):
+    one = raw(line("r0", "a") + line("r1", "b"))
+    monkeypatch.setattr(one, "_key", lambda _line: pytest.fail("parsed"))
+    assert texts(one, ["r0", "r1"]) == ["a", "b"]
 
 
 def test_a_batch_that_did_not_run_has_no_lines(tmp_path):
@@ -110,6 +128,13 @@ def test_lines_may_be_written_in_any_way(raw, made):
 def test_a_line_that_was_unreadable_is_passed_over(raw):
     cut = line("r0")[:-10] + b"\n"
     assert texts(raw(cut + b"\n" + line("r0", "whole"), rows=1, noise={"unreadable": 1}), ["r0"]) == ["whole"]
+
+
+@pytest.mark.parametrize("noise", [{}, {"unreadable": 1}], ids=["by heads", "in full"])
+@pytest.mark.parametrize("odd", [b"\\ud83d", b"\xf0\x9f"])
+def test_lines_that_are_no_json_to_the_letter_are_found_by_either_index(raw, noise, odd):
+    lines = line("r0", "a?") + line("r1", "b") + line("r2", "c", logprobs=float("nan"))
+    assert texts(raw(lines.replace(b"?", odd), noise=noise), ["r0", "r1", "r2"]) == ["a\ufffd", "b", "c"]
 
 
 def test_a_line_that_was_readable_when_it_was_collected_must_be_still(raw):

@@ -45,6 +45,17 @@ def test_a_batch_as_azures_guide_shows_it():
     assert wire.batch_of(AZURE, expires=False).expires_at is None
 
 
+@pytest.mark.parametrize("expires_at", [0, -1, 86_400, "86400", 1_767_323_045, "nan"])
+def test_an_end_that_is_not_after_the_beginning_is_not_known(expires_at):
+    batch = {"id": "b", "status": "in_progress", "created_at": 1_767_323_045, "expires_at": expires_at}
+    assert wire.batch_of(batch).expires_at is None
+    assert wire.batch_of({**batch, "expires_at": 1_767_409_445}).expires_at == 1_767_409_445
+
+
+def test_an_end_at_nought_is_not_known_whenever_the_batch_began():
+    assert wire.batch_of({"id": "b", "expires_at": 0}).expires_at is None
+
+
 @pytest.mark.parametrize("wrap", ["job", "batch", "data"])
 def test_a_wrapped_batch_is_unwrapped(wrap):
     assert wire.batch_of({wrap: AZURE, "warning": "slow"}) == wire.batch_of(AZURE)

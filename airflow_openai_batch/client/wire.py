@@ -56,6 +56,8 @@ def seconds(value: Any) -> float | None:
 def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
     """Return the engine's view of a batch; ``""`` and null both mean "not known yet".
 
+    An ``expires_at`` that isn't later than ``created_at`` (0, or the window in seconds) is no time, so it is not known.
+
     :param expires: whether the server ends batches when their window is over; if not, ``expires_at`` says nothing.
     :raises UnreadableError: it is no batch.
     """
@@ -64,6 +66,7 @@ def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
     counts = batch.get("request_counts")
     counts = counts if isinstance(counts, dict) else {}
     metadata = batch.get("metadata")
+    created_at, expires_at = seconds(batch.get("created_at")) or 0.0, seconds(batch.get("expires_at"))
     return BatchSnapshot(
         id=str(batch["id"]),
         status=_SPELLINGS.get(status, status),
@@ -71,8 +74,8 @@ def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
         input_file_id=_text(batch.get("input_file_id")),
         output_file_id=_text(batch.get("output_file_id")),
         error_file_id=_text(batch.get("error_file_id")),
-        created_at=seconds(batch.get("created_at")) or 0.0,
-        expires_at=seconds(batch.get("expires_at")) if expires else None,
+        created_at=created_at,
+        expires_at=expires_at if expires and expires_at is not None and expires_at > max(0.0, created_at) else None,
         counts=Counts(*(_number(counts.get(name)) for name in ("total", "completed", "failed"))),
         errors=issues_of(batch),
         metadata={str(name): str(text) for name, text in metadata.items()} if isinstance(metadata, dict) else {},

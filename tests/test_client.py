@@ -248,10 +248,11 @@ def test_batches_are_listed_page_by_page_as_they_are_asked_for():
     with running(in_progress=60) as emulator:
         client = OpenAIBatchClient(ClientConfig("c", "sk-test", emulator.base_url, max_retries=0))
         file = upload(client)
-        made = [
-            client.create_batch(input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={}).id
-            for _ in range(101)
-        ]
+        made = []
+        for number in range(101):
+            emulator.add_fault(fault="clock_skew", seconds=number)
+            sent = {"endpoint": CHAT, "completion_window": "24h", "metadata": {}}
+            made.append(client.create_batch(input_file_id=file.id, **sent).id)
         listing = client.list_batches()
         assert next(listing).id == made[-1]
         assert emulator.ledger.calls["batches.list"] == 1
@@ -407,6 +408,28 @@ def test_a_list_that_is_oldest_first_is_turned_round_whole(answering):
     client, asked = answering(*((200, page) for page in pages))
     assert [batch.id for batch in client.list_batches()] == ["3", "2", "1"]
     assert [query.get("after") for _, _, query in asked] == [None, "2"]
+
+
+def page(*batches, more):
+    return 200, {"data": [{"id": key, "created_at": at} for key, at in batches], "has_more": more}
+
+
+@pytest.mark.parametrize(
+    ("pages", "ids"),
+    [
+        ([page(("1", 5), ("2", 5), more=True), page(("3", 5), ("4", 9), more=False)], ["4", "1", "2", "3"]),
+        ([page(("4", 9), ("3", 9), more=True), page(("2", 9), ("1", 5), more=False)], ["4", "3", "2", "1"]),
+        ([page(("1", 5), more=True), page(("2", 5), more=False)], ["1", "2"]),
+    ],
+)
+def test_a_page_of_equal_times_tells_no_order_so_the_list_is_read_on(answering, pages, ids):
+    client, _ = answering(*pages)
+    assert [batch.id for batch in client.list_batches()] == ids
+
+
+def test_batches_of_an_unknown_time_come_before_the_old_ones_of_a_list_that_is_turned_round(answering):
+    client, _ = answering(page(("1", 1), ("2", None), ("3", 3), more=False))
+    assert [batch.id for batch in client.list_batches()] == ["2", "3", "1"]
 
 
 def test_files_that_can_not_be_listed_are_not_found_by_name(answering):

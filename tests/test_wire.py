@@ -209,6 +209,34 @@ def test_a_list_that_says_there_is_more_and_gives_the_same_is_no_proof_of_anythi
         turn(page, page)
 
 
+def test_an_empty_page_in_the_middle_is_not_the_end_of_the_list():
+    empty = {"data": [], "last_id": "b", "has_more": True}
+    last = {"data": items("c"), "has_more": False}
+    assert turn({"data": items("a"), "has_more": True}, empty, last) == (["a", "c"], [None, "a", "b"], False)
+    assert turn(empty, {**empty, "last_id": "c"}, last) == (["c"], [None, "b", "c"], False)
+
+
+@pytest.mark.parametrize("last_id", [None, "", "a"])
+def test_an_empty_page_that_leads_to_none_though_there_are_more_is_no_proof_of_anything(last_id):
+    with pytest.raises(RejectedError, match="not after what"):
+        turn({"data": items("a"), "has_more": True}, {"data": [], "last_id": last_id, "has_more": True})
+
+
+def test_wrapped_items_have_the_ids_of_what_is_in_them():
+    first, second = ({"data": [{"job": {"id": key}}], "has_more": key == "a"} for key in "ab")
+    turner = wire.PageTurner()
+    assert (turner.take(first), turner.after) == (first["data"], {"after": "a"})
+    assert turner.take(second) == second["data"]
+
+
+def test_an_item_without_an_id_is_shown_and_never_leads_on():
+    turner = wire.PageTurner()
+    assert turner.take({"data": [None, *items("a"), None], "has_more": True}) == [None, {"id": "a"}, None]
+    assert turner.after == {"after": "a"}
+    assert turner.take({"data": [None]}) == [None]
+    assert not turner.more
+
+
 @pytest.mark.parametrize("value", [None, "x", {"items": []}, 5])
 def test_what_is_no_list_is_not_taken_for_one(value):
     with pytest.raises(UnreadableError):
@@ -224,7 +252,17 @@ def test_an_answer_that_is_no_json_shows_its_beginning():
 
 @pytest.mark.parametrize(
     ("times", "ordered"),
-    [((), True), ((3,), True), ((3, 3, 1), True), ((1, 2), False), ((3, 1, 2), False), ((3, None, 2), True)],
+    [
+        ((), None),
+        ((3,), None),
+        ((3, 3), None),
+        ((3, None), None),
+        ((3, 3, 1), True),
+        ((3, None, 2), True),
+        ((1, 2), False),
+        ((3, 3, 4), False),
+        ((3, 1, 2), False),
+    ],
 )
 def test_the_order_of_a_list_is_seen_from_its_times(times, ordered):
     batches = [wire.batch_of({"id": "b", "created_at": at}) for at in times]

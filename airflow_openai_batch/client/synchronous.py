@@ -7,6 +7,7 @@ batch. Uploads and downloads are repeated here, since the SDK can't rewind a str
 from __future__ import annotations
 
 import logging
+import math
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
@@ -206,7 +207,7 @@ class OpenAIBatchClient:
         """Yield all batches, newest first, a page of 100 at a time as they are asked for.
 
         Whoever looks for a lost create stops at the first batch that is too old: a server that lists in another order
-        is read to its end before the first batch is given.
+        is read to its end before the first batch is given. Batches of an unknown time come first then.
         """
 
         def ask(after: dict[str, Any]) -> Any:
@@ -214,11 +215,14 @@ class OpenAIBatchClient:
 
         with translated(self.config, "Listing batches"):
             pages = ([wire.batch_of(item, expires=self.config.expires) for item in page] for page in self._pages(ask))
-            first = next(pages, [])
-            if not wire.newest_first(first):
-                every = [*first, *(batch for page in pages for batch in page)]
-                first = sorted(every, key=lambda batch: batch.created_at, reverse=True)
-            yield from first
+            read = next(pages, [])
+            # Times that are all the same tell no order, so it is read on until some differ.
+            while (order := wire.newest_first(read)) is None and (page := next(pages, None)) is not None:
+                read += page
+            if not order:
+                read += [batch for page in pages for batch in page]
+                read.sort(key=lambda batch: batch.created_at or math.inf, reverse=True)
+            yield from read
             for page in pages:
                 yield from page
 

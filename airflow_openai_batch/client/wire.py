@@ -145,36 +145,56 @@ def page_of(value: Any) -> tuple[list[Any], bool | None]:
 class PageTurner:
     """Goes through a list's pages, whatever the server says of their end.
 
-    ``has_more`` may be missing, and ``after`` be ignored: then the first page comes again and again. A list whose
-    server says that there is more but gives no more of it is no list to conclude from.
+    ``has_more`` may be missing, and ``after`` be ignored: then the first page comes again and again. A page may be
+    empty in the middle, where a server filters what it has paged: then ``last_id`` leads on. A list whose server says
+    that there is more but gives no more of it is no list to conclude from.
     """
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
+        self._asked: set[str] = set()
         self.after: dict[str, Any] = {}
         self.more = True
 
     def take(self, value: Any) -> list[Any]:
-        """Return the items of a page that weren't on one before.
+        """Return the items of a page that weren't on one before; what has no id is given each time.
 
         :raises UnreadableError: it is no page.
-        :raises RejectedError: it is the same page again, though there are said to be more.
+        :raises RejectedError: there are said to be more, but it is the same page again, or leads to none.
         """
         items, more = page_of(value)
-        ids = [str(item.get("id") or "") if isinstance(item, dict) else "" for item in items]
-        new = [item for item, key in zip(items, ids, strict=True) if key not in self._seen]
-        if more and items and not new:
-            raise RejectedError("The server's list doesn't go on: it gives the same page again in place of the next")
-        self._seen.update(ids)
-        self.more = bool(new) and more is not False
-        self.after = {"after": ids[-1]} if ids else {}
-        return new
+        ids = [_id_of(item) for item in items]
+        new = {key for key in ids if key} - self._seen
+        taken = [item for item, key in zip(items, ids, strict=True) if not key or key in new]
+        last = _text(value.get("last_id")) if isinstance(value, dict) else None
+        after = (ids[-1] if ids else "") or last or next((key for key in reversed(ids) if key), "")
+        if more and not new:
+            if any(ids):
+                raise RejectedError(
+                    "The server's list doesn't go on: it gives the same page again in place of the next"
+                )
+            if not after or after in self._asked:
+                raise RejectedError("The server's list doesn't go on: there are said to be more, but not after what")
+        self._seen |= new
+        self._asked.add(after)
+        self.more = more is not False and bool(new or more)
+        self.after = {"after": after} if after else {}
+        return taken
 
 
-def newest_first(batches: list[BatchSnapshot]) -> bool:
-    """Whether a page is ordered as OpenAI's are; times that aren't known don't tell."""
+def _id_of(item: Any) -> str:
+    try:
+        return str(_unwrapped(item)["id"])
+    except UnreadableError:
+        return ""
+
+
+def newest_first(batches: list[BatchSnapshot]) -> bool | None:
+    """Whether batches are ordered as OpenAI's are; None where their times don't tell: unknown, or all the same."""
     times = [batch.created_at for batch in batches if batch.created_at]
-    return all(earlier >= later for earlier, later in pairwise(times))
+    if any(earlier < later for earlier, later in pairwise(times)):
+        return False
+    return True if len(set(times)) > 1 else None
 
 
 def _text(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import time
@@ -183,7 +184,7 @@ def test_an_upload_gives_up_after_its_retries(connect, emulator, calls):
 
 @pytest.mark.parametrize("after_bytes", [0, 1, 70_000])
 def test_a_download_that_broke_goes_on_where_it_was(connect, emulator, calls, after_bytes):
-    content = LINE * 1_000
+    content = LINE * 2_000
     client = connect(max_retries=2)
     file = upload(client, content)
     emulator.add_fault(fault="cut_download", call="files.content", after_bytes=after_bytes, times=2)
@@ -197,6 +198,59 @@ def test_a_download_gives_up_after_its_retries(connect, emulator):
     emulator.add_fault(fault="cut_download", call="files.content", after_bytes=100)
     with pytest.raises(UnreachableError, match=f"Downloading file {file.id}"):
         download(client, file.id)
+
+
+@pytest.fixture
+def serving(connect):
+    """A client whose server gives a file by ``serve(request)``: a status, headers and pieces. Its ranges are noted."""
+
+    def serving(serve, **settings):
+        asked = []
+
+        def handle(request):
+            asked.append(request.headers.get("range"))
+            status, headers, pieces = serve(request)
+            return httpx.Response(status, content=iter(pieces), headers=headers)
+
+        http = openai.DefaultHttpxClient(transport=httpx.MockTransport(handle))
+        return connect(options={"http_client": http}, **settings), asked
+
+    return serving
+
+
+def broken(*pieces):
+    yield from pieces
+    raise httpx.ReadError("cut")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP"])
+def test_the_length_of_a_compressed_download_is_not_the_files(serving, encoding):
+    content, packed = LINE * 1_000, gzip.compress(LINE * 1_000)
+    headers = {"content-encoding": encoding, "content-length": str(len(packed))}
+    client, asked = serving(lambda _: (200, headers, [packed]))
+    assert (download(client, "f"), len(asked)) == (content, 1)
+
+
+def test_a_length_that_does_not_arrive_is_still_seen_where_nothing_is_compressed(serving):
+    headers = {"content-encoding": "identity", "content-length": str(len(LINE) + 1)}
+    client, _ = serving(lambda _: (200, headers, [LINE]))
+    with pytest.raises(UnreachableError, match="bytes arrived"):
+        download(client, "f")
+
+
+def test_a_compressed_download_that_broke_begins_anew(serving):
+    content, packed = LINE * 1_000, gzip.compress(LINE * 1_000, 0)
+    encoded = {"content-encoding": "gzip"}
+
+    def serve(request):
+        begin = int((request.headers.get("range") or "bytes=0-")[6:-1])
+        if begin:
+            return 206, encoded, [packed[begin:]]
+        return 200, encoded, broken(packed[:5_000]) if len(asked) == 1 else [packed]
+
+    client, asked = serving(serve, max_retries=2)
+    assert download(client, "f") == content
+    assert (asked[0], asked[2]) == (None, None)
 
 
 def test_a_file_that_is_not_there_is_not_found(connect, calls):

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 PAGE = 100
 """Things asked for at once; the most that the API gives (API reference)."""
 
-_PIECE = 1 << 20
 _RANDOM = wait_random_exponential(multiplier=0.5, max=60)
 _PENDING = frozenset({"pending", "running", "uploading", "processing", "importing", "notrunning"})
 _SPOILT = frozenset({"error", "failed", "deleted"})
@@ -260,7 +259,10 @@ class OpenAIBatchClient:
         direct.ask(self.config, lines, take, concurrency=concurrency)
 
     def _pull(self, file_id: str, target: BinaryIO) -> int | None:
-        """Append what is still missing; return the file's whole size where the server says it."""
+        """Append what is still missing; return the file's whole size where the server says it.
+
+        The length of an encoded (compressed) answer is not the file's, and a part of one can't be decoded.
+        """
         have = target.seek(0, 2)
         headers = {"Accept-Encoding": "identity"}
         if have:
@@ -269,14 +271,18 @@ class OpenAIBatchClient:
         try:
             streaming = sdk.files.with_streaming_response.content(file_id, extra_headers=headers)
             with streaming as response:
-                if have and response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                encoded = response.headers.get("content-encoding", "").lower() not in {"", "identity"}
+                if have and (encoded or response.status_code != HTTPStatus.PARTIAL_CONTENT):
                     log.info("The server doesn't resume downloads; file %s starts again", file_id)
                     target.seek(0)
                     target.truncate()
                     have = 0
-                length = response.headers.get("content-length")
+                if encoded and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+                    raise UnreachableError(f"Downloading file {file_id}: only a part of an encoded answer came")
+                length = None if encoded else response.headers.get("content-length")
                 progress = Progress(f"Downloading file {file_id}", "bytes", int(length) if _is_count(length) else None)
-                for piece in response.iter_bytes(_PIECE):
+                # As they come: pieces of a size are held back, and lost when the transfer breaks.
+                for piece in response.iter_bytes():
                     target.write(piece)
                     progress.add(len(piece))
         except openai.APIStatusError as error:

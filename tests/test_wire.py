@@ -136,6 +136,18 @@ def test_a_batchs_errors_are_read_wherever_they_are(fields, issues):
 
 
 @pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        (3, 3), ("3", 3), (" 3 ", 3), (3.0, 3), (3.5, None), ("3.5", None), ("three", None), ("²", None), ("", None),
+        (True, None), (float("inf"), None), ([3], None), (None, None),
+    ],
+)  # fmt: skip
+def test_the_line_of_an_error_is_read_however_it_is_written(written, line):
+    errors = {"data": [{"code": "c", "message": "m", "line": written}]}
+    assert [issue.line for issue in wire.issues_of({"errors": errors})] == [line]
+
+
+@pytest.mark.parametrize(
     ("body", "told"),
     [
         (None, (None, None, None)),

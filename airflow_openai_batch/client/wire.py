@@ -103,13 +103,23 @@ def issues_of(value: Any) -> tuple[BatchIssue, ...]:
 def _issue(entry: Any) -> BatchIssue:
     if not isinstance(entry, dict):
         return BatchIssue(code_of(None, str(entry)), str(entry))
-    line, message = entry.get("line"), _text(entry.get("message"))
+    message = _text(entry.get("message"))
     return BatchIssue(
         code_of(_text(entry.get("code")), message or ""),
         message,
         _text(entry.get("param")),
-        line if isinstance(line, int) else None,
+        _line_of(entry.get("line")),
     )
+
+
+def _line_of(value: Any) -> int | None:
+    """Return the number of a line, however it is written."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+    return int(value) if whole else None
 
 
 def file_of(value: Any) -> tuple[RemoteFile, str]:

@@ -486,6 +486,19 @@ def test_batches_of_an_unknown_time_come_before_the_old_ones_of_a_list_that_is_t
     assert [batch.id for batch in client.list_batches()] == ["2", "3", "1"]
 
 
+@pytest.mark.parametrize("odd", [None, {"status": "completed"}])
+async def test_an_entry_that_is_no_batch_is_left_out_of_a_look_and_hides_nothing_from_a_search(answering, odd):
+    listed = {"data": [{"id": "2", "created_at": 2}, odd, {"id": "1", "created_at": 1}], "has_more": False}
+    client, _ = answering((200, listed))
+    with pytest.raises(UnreachableError, match=r"Listing batches: .* something else than the Batch API"):
+        list(client.list_batches())
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=listed))
+    http = openai.DefaultAsyncHttpxClient(transport=transport)
+    looking = AsyncOpenAIBatchClient(ClientConfig("c", "sk-test", "http://server/v1", options={"http_client": http}))
+    assert [batch.id async for batch in looking.list_batches()] == ["2", "1"]
+    await looking.close()
+
+
 def test_files_that_can_not_be_listed_are_not_found_by_name(answering):
     for status in (404, 405):
         client, _ = answering((status, {"detail": "no"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from airflow_openai_batch.client import wire
@@ -37,13 +38,17 @@ class AsyncOpenAIBatchClient:
             return wire.batch_of(wire.decoded(answer.content), expires=self.config.expires)
 
     async def list_batches(self) -> AsyncIterator[BatchSnapshot]:
-        """Yield all batches in the server's order (newest first, at OpenAI), pages of 100 as they are asked for."""
+        """Yield all batches in the server's order (newest first, at OpenAI), pages of 100 as they are asked for.
+
+        An entry that is no batch is left out: this list is for looking, and proves no batch absent.
+        """
         with translated(self.config, "Listing batches"):
             turner = wire.PageTurner()
             while turner.more:
                 answer = await self.sdk.batches.with_raw_response.list(limit=PAGE, **turner.after)
                 for item in turner.take(wire.decoded(answer.content)):
-                    yield wire.batch_of(item, expires=self.config.expires)
+                    with suppress(UnreadableError):
+                        yield wire.batch_of(item, expires=self.config.expires)
 
     async def cancel_batch(self, batch_id: str) -> BatchSnapshot:
         """Ask for a batch's cancellation."""

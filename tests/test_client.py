@@ -412,6 +412,24 @@ def test_a_creation_is_refused_in_many_ways_and_unknown_where_the_answer_is_no_b
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "given", "kind"),
+    [
+        ("No such File object: file-9", {"input_file_id": "file-9"}, RejectedError),
+        ("no such file", {"input_file_id": "file-9"}, RejectedError),
+        ("file-9 was not found", {"input_file_id": "file-9"}, RejectedError),
+        ("Not Found", {"input_file_id": "file-9"}, NotFoundError),
+        ("No such File object: file-9", {"input_file_content": "{}"}, NotFoundError),
+    ],
+)
+def test_a_creation_that_does_not_find_its_file_says_so_as_openai_does(answering, message, given, kind):
+    client, _ = answering((404, {"error": {"message": message}}))
+    with pytest.raises(kind) as caught:
+        client.create_batch(**given, endpoint=CHAT, completion_window="24h", metadata={})
+    assert (type(caught.value), caught.value.status) == (kind, 404)
+    assert ("cannot find file file-9" in str(caught.value).lower()) is (kind is RejectedError)
+
+
 def test_a_wrapped_creation_is_a_batch(answering):
     client, _ = answering((201, {"job": {"id": "b", "status": "VALIDATING"}, "warning": None}))
     batch = client.create_batch(input_file_id="f", endpoint=CHAT, completion_window="7d", metadata={})

@@ -38,6 +38,7 @@ MAX_RETRY_AFTER = 120.0
 _QUOTA = re.compile(r"insufficient_quota|credit_balance_exhausted|\w*_(spend|usage)_limit_exceeded")
 _TOLD = re.compile(rf"token_limit_exceeded|{_QUOTA.pattern}")
 _QUEUE_FULL = re.compile(r"enqueued token", re.IGNORECASE)
+_NO_FILE = re.compile(r"no such file|cannot find file", re.IGNORECASE)
 _SHOWN = 500
 
 
@@ -57,6 +58,23 @@ def translated(config: ClientConfig, doing: str) -> Iterator[None]:
         ) from error
     except (openai.APIError, httpx.HTTPError, httpx.StreamError) as error:
         raise translate(error, config, doing) from error
+
+
+@contextmanager
+def missing_file(file_id: str | None) -> Iterator[None]:
+    """Let a creation say in OpenAI's words that its file isn't there: some answer 404, where OpenAI does 400.
+
+    :raises RejectedError: ``Cannot find file``, which right after an upload is a race that goes away.
+    """
+    try:
+        yield
+    except NotFoundError as error:
+        text = str(error)
+        if file_id is None or not (_NO_FILE.search(text) or file_id in re.split(r"[^\w-]+", text)):
+            raise
+        raise RejectedError(
+            f"Cannot find file {file_id}. {text}", status=error.status, code=error.code, param=error.param
+        ) from error
 
 
 def translate(error: Exception, config: ClientConfig, doing: str) -> APIError:

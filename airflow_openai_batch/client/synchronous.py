@@ -17,7 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from airflow_openai_batch.client import direct, wire
 from airflow_openai_batch.client.config import shown
-from airflow_openai_batch.client.errors import UnreadableError, refusal, translated
+from airflow_openai_batch.client.errors import UnreadableError, missing_file, refusal, translated
 from airflow_openai_batch.client.sdk import sync_sdk
 from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.exceptions import NotFoundError, RateLimitError, RejectedError, UnreachableError
@@ -179,7 +179,7 @@ class OpenAIBatchClient:
             more["extra_body"] = {"input_file_content": input_file_content}
         sdk = self.sdk.with_options(max_retries=0, timeout=self.config.create_timeout)
         doing = "Creating a batch"
-        with translated(self.config, doing):
+        with missing_file(input_file_id), translated(self.config, doing):
             answer = sdk.batches.with_raw_response.create(
                 input_file_id=openai.NOT_GIVEN if input_file_id is None else input_file_id,  # type: ignore[arg-type]
                 endpoint=endpoint,  # type: ignore[arg-type] # the list of endpoints grows

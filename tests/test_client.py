@@ -472,6 +472,37 @@ def test_a_cancellation_may_be_answered_with_anything(answering):
     assert [path for _, path, _ in asked] == ["/v1/batches/b/cancel", "/v1/batches/b"]
 
 
+def looking_at(*answers):
+    waiting = list(answers)
+
+    def handle(_request):
+        status, body = waiting.pop(0)
+        return httpx.Response(status, json=body)
+
+    http = openai.DefaultAsyncHttpxClient(transport=httpx.MockTransport(handle))
+    return AsyncOpenAIBatchClient(ClientConfig("c", "sk-test", "http://server/v1", options={"http_client": http}))
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+@pytest.mark.parametrize("state", ["completed", "expired", "cancelling"])
+async def test_a_cancellation_refused_with_any_4xx_returns_the_batch_that_has_ended(answering, status, state):
+    refused = status, {"error": {"message": f"Cannot cancel a batch with status '{state}'."}}
+    answers = refused, (200, {"id": "b", "status": state})
+    client, asked = answering(*answers, max_retries=5)
+    assert (client.cancel_batch("b").status, len(asked)) == (state, 2)
+    assert (await looking_at(*answers).cancel_batch("b")).status == state
+
+
+@pytest.mark.parametrize("then", [(200, {"id": "b", "status": "in_progress"}), (404, {"detail": "no"})])
+async def test_a_cancellation_refused_for_a_batch_that_runs_on_or_is_not_seen_stays_refused(answering, then):
+    refused = 400, {"error": {"message": "not today"}}
+    client, _ = answering(refused, then)
+    with pytest.raises(RejectedError, match=r"Cancelling batch b: .*not today"):
+        client.cancel_batch("b")
+    with pytest.raises(RejectedError, match=r"Cancelling batch b: .*not today"):
+        await looking_at(refused, then).cancel_batch("b")
+
+
 def test_a_list_that_is_oldest_first_is_turned_round_whole(answering):
     pages = [
         {"data": [{"id": "1", "created_at": 1}, {"id": "2", "created_at": 2}], "has_more": True},
@@ -510,9 +541,7 @@ async def test_an_entry_that_is_no_batch_is_left_out_of_a_look_and_hides_nothing
     client, _ = answering((200, listed))
     with pytest.raises(UnreachableError, match=r"Listing batches: .* something else than the Batch API"):
         list(client.list_batches())
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=listed))
-    http = openai.DefaultAsyncHttpxClient(transport=transport)
-    looking = AsyncOpenAIBatchClient(ClientConfig("c", "sk-test", "http://server/v1", options={"http_client": http}))
+    looking = looking_at((200, listed))
     assert [batch.id async for batch in looking.list_batches()] == ["2", "1"]
     await looking.close()
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_openai_batch.client.config import ClientConfig
-    from airflow_openai_batch.engine.models import BatchIssue
+    from airflow_openai_batch.engine.models import BatchIssue, BatchSnapshot
 
 MAX_RETRY_AFTER = 120.0
 """Seconds; longer than that is waited by nobody in a worker slot. The SDK draws the same line."""
@@ -111,6 +111,18 @@ def refusal(issue: BatchIssue, config: ClientConfig, doing: str) -> APIError:
         code=code,
         param=issue.param,
     )
+
+
+def may_be_over(error: APIError) -> bool:
+    """Whether a refused cancellation may mean that there is nothing left to cancel: OpenAI says it by 409."""
+    passing = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+    client_error = HTTPStatus.BAD_REQUEST <= (error.status or 0) < HTTPStatus.INTERNAL_SERVER_ERROR
+    return client_error and error.status not in passing
+
+
+def is_over(error: APIError, batch: BatchSnapshot) -> bool:
+    """Whether it does, now that the batch was looked at."""
+    return error.status == HTTPStatus.CONFLICT or batch.ended or batch.status == "cancelling"
 
 
 def complaint(body: Any) -> tuple[str | None, str | None, str | None]:

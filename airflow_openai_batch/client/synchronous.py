@@ -17,10 +17,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from airflow_openai_batch.client import direct, wire
 from airflow_openai_batch.client.config import shown
-from airflow_openai_batch.client.errors import UnreadableError, missing_file, refusal, translated
+from airflow_openai_batch.client.errors import UnreadableError, is_over, may_be_over, missing_file, refusal, translated
 from airflow_openai_batch.client.sdk import sync_sdk
 from airflow_openai_batch.engine.progress import Progress
-from airflow_openai_batch.exceptions import NotFoundError, RateLimitError, RejectedError, UnreachableError
+from airflow_openai_batch.exceptions import APIError, NotFoundError, RateLimitError, RejectedError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -234,14 +234,24 @@ class OpenAIBatchClient:
                 try:
                     with translated(self.config, f"Cancelling batch {batch_id}"):
                         answer = sdk.batches.with_raw_response.cancel(batch_id)
-                except UnreachableError as error:
-                    if error.status != HTTPStatus.CONFLICT:
+                except APIError as error:
+                    if not may_be_over(error):
                         raise
-                    return self.retrieve_batch(batch_id)
+                    return self._over(batch_id, error)
         try:
             return wire.batch_of(wire.decoded(answer.content), expires=self.config.expires)
         except UnreadableError:
             return self.retrieve_batch(batch_id)
+
+    def _over(self, batch_id: str, error: APIError) -> BatchSnapshot:
+        """Return a batch that there is nothing to cancel of; else raise the refusal."""
+        try:
+            batch = self.retrieve_batch(batch_id)
+        except APIError:
+            raise error from None
+        if not is_over(error, batch):
+            raise error
+        return batch
 
     def download(self, file_id: str, target: BinaryIO) -> int:
         """Stream a file into ``target``; a transfer that broke goes on where it was, if the server takes ranges."""

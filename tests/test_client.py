@@ -223,6 +223,38 @@ def broken(*pieces):
     raise httpx.ReadError("cut")
 
 
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses between tries, none of which is made."""
+    made = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", made.append)
+    return made
+
+
+def test_a_download_that_breaks_again_and_again_is_done_as_long_as_each_piece_brings_some(serving, pauses):
+    content = LINE * 1_000
+
+    def serve(request):
+        begin = int((request.headers.get("range") or "bytes=0-")[6:-1])
+        piece = content[begin : begin + 5_000]
+        whole = begin + len(piece) == len(content)
+        return 206 if begin else 200, {}, [piece] if whole else broken(piece)
+
+    client, asked = serving(serve, max_retries=1)
+    assert download(client, "f") == content
+    assert asked[:3] == [None, "bytes=5000-", "bytes=10000-"]
+    assert len(asked) == -(-len(content) // 5_000)
+    assert max(pauses) <= 1
+
+
+def test_a_download_that_gets_no_further_is_given_up(serving, pauses):
+    client, asked = serving(lambda _: (200, {}, broken(LINE)), max_retries=3)
+    with pytest.raises(UnreachableError, match="Downloading file f"):
+        download(client, "f")
+    assert len(asked) == 4
+    assert len(pauses) == 3
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP"])
 def test_the_length_of_a_compressed_download_is_not_the_files(serving, encoding):
     content, packed = LINE * 1_000, gzip.compress(LINE * 1_000)

@@ -49,6 +49,22 @@ def _is_count(text: str | None) -> TypeGuard[str]:
     return text is not None and text.isdigit()
 
 
+def _anew_after_progress(target: BinaryIO) -> Callable[[RetryCallState], None]:
+    """Have a transfer's tries and pauses counted from where it last got further than ever before.
+
+    A server that gives the same beginning again and again brings nothing new, and is given up.
+    """
+    furthest = 0
+
+    def after(state: RetryCallState) -> None:
+        nonlocal furthest
+        reached = target.seek(0, 2)
+        if reached > furthest:
+            furthest, state.attempt_number = reached, 1
+
+    return after
+
+
 class OpenAIBatchClient:
     """The engine's ``BatchAPI``, by the SDK.
 
@@ -254,9 +270,12 @@ class OpenAIBatchClient:
         return batch
 
     def download(self, file_id: str, target: BinaryIO) -> int:
-        """Stream a file into ``target``; a transfer that broke goes on where it was, if the server takes ranges."""
+        """Stream a file into ``target``; a transfer that broke goes on where it was, if the server takes ranges.
+
+        It is given up when ``max_retries`` tries in a row brought nothing new, however often it broke before.
+        """
         expected: int | None = None
-        for attempt in self._retrying():
+        for attempt in self._retrying().copy(after=_anew_after_progress(target)):
             with attempt, translated(self.config, f"Downloading file {file_id}"):
                 expected = self._pull(file_id, target)
         size = target.tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import time
@@ -191,7 +192,7 @@ def test_an_upload_gives_up_after_its_retries(connect, emulator, calls):
 
 @pytest.mark.parametrize("after_bytes", [0, 1, 70_000])
 def test_a_download_that_broke_goes_on_where_it_was(connect, emulator, calls, after_bytes):
-    content = LINE * 1_000
+    content = LINE * 2_000
     client = connect(max_retries=2)
     file = upload(client, content)
     emulator.add_fault(fault="cut_download", call="files.content", after_bytes=after_bytes, times=2)
@@ -205,6 +206,91 @@ def test_a_download_gives_up_after_its_retries(connect, emulator):
     emulator.add_fault(fault="cut_download", call="files.content", after_bytes=100)
     with pytest.raises(UnreachableError, match=f"Downloading file {file.id}"):
         download(client, file.id)
+
+
+@pytest.fixture
+def serving(connect):
+    """A client whose server gives a file by ``serve(request)``: a status, headers and pieces. Its ranges are noted."""
+
+    def serving(serve, **settings):
+        asked = []
+
+        def handle(request):
+            asked.append(request.headers.get("range"))
+            status, headers, pieces = serve(request)
+            return httpx.Response(status, content=iter(pieces), headers=headers)
+
+        http = openai.DefaultHttpxClient(transport=httpx.MockTransport(handle))
+        return connect(options={"http_client": http}, **settings), asked
+
+    return serving
+
+
+def broken(*pieces):
+    yield from pieces
+    raise httpx.ReadError("cut")
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """The pauses between tries, none of which is made."""
+    made = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", made.append)
+    return made
+
+
+def test_a_download_that_breaks_again_and_again_is_done_as_long_as_each_piece_brings_some(serving, pauses):
+    content = LINE * 1_000
+
+    def serve(request):
+        begin = int((request.headers.get("range") or "bytes=0-")[6:-1])
+        piece = content[begin : begin + 5_000]
+        whole = begin + len(piece) == len(content)
+        return 206 if begin else 200, {}, [piece] if whole else broken(piece)
+
+    client, asked = serving(serve, max_retries=1)
+    assert download(client, "f") == content
+    assert asked[:3] == [None, "bytes=5000-", "bytes=10000-"]
+    assert len(asked) == -(-len(content) // 5_000)
+    assert max(pauses) <= 1
+
+
+def test_a_download_that_gets_no_further_is_given_up(serving, pauses):
+    client, asked = serving(lambda _: (200, {}, broken(LINE)), max_retries=3)
+    with pytest.raises(UnreachableError, match="Downloading file f"):
+        download(client, "f")
+    assert len(asked) == 4
+    assert len(pauses) == 3
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP"])
+def test_the_length_of_a_compressed_download_is_not_the_files(serving, encoding):
+    content, packed = LINE * 1_000, gzip.compress(LINE * 1_000)
+    headers = {"content-encoding": encoding, "content-length": str(len(packed))}
+    client, asked = serving(lambda _: (200, headers, [packed]))
+    assert (download(client, "f"), len(asked)) == (content, 1)
+
+
+def test_a_length_that_does_not_arrive_is_still_seen_where_nothing_is_compressed(serving):
+    headers = {"content-encoding": "identity", "content-length": str(len(LINE) + 1)}
+    client, _ = serving(lambda _: (200, headers, [LINE]))
+    with pytest.raises(UnreachableError, match="bytes arrived"):
+        download(client, "f")
+
+
+def test_a_compressed_download_that_broke_begins_anew(serving):
+    content, packed = LINE * 1_000, gzip.compress(LINE * 1_000, 0)
+    encoded = {"content-encoding": "gzip"}
+
+    def serve(request):
+        begin = int((request.headers.get("range") or "bytes=0-")[6:-1])
+        if begin:
+            return 206, encoded, [packed[begin:]]
+        return 200, encoded, broken(packed[:5_000]) if len(asked) == 1 else [packed]
+
+    client, asked = serving(serve, max_retries=2)
+    assert download(client, "f") == content
+    assert (asked[0], asked[2]) == (None, None)
 
 
 def test_a_file_that_is_not_there_is_not_found(connect, calls):
@@ -256,10 +342,11 @@ def test_batches_are_listed_page_by_page_as_they_are_asked_for():
     with running(in_progress=60) as emulator:
         client = OpenAIBatchClient(ClientConfig("c", "sk-test", emulator.base_url, max_retries=0))
         file = upload(client)
-        made = [
-            client.create_batch(input_file_id=file.id, endpoint=CHAT, completion_window="24h", metadata={}).id
-            for _ in range(101)
-        ]
+        made = []
+        for number in range(101):
+            emulator.add_fault(fault="clock_skew", seconds=number)
+            sent = {"endpoint": CHAT, "completion_window": "24h", "metadata": {}}
+            made.append(client.create_batch(input_file_id=file.id, **sent).id)
         listing = client.list_batches()
         assert next(listing).id == made[-1]
         assert emulator.ledger.calls["batches.list"] == 1
@@ -405,6 +492,24 @@ def test_a_creation_is_refused_in_many_ways_and_unknown_where_the_answer_is_no_b
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "given", "kind"),
+    [
+        ("No such File object: file-9", {"input_file_id": "file-9"}, RejectedError),
+        ("no such file", {"input_file_id": "file-9"}, RejectedError),
+        ("file-9 was not found", {"input_file_id": "file-9"}, RejectedError),
+        ("Not Found", {"input_file_id": "file-9"}, NotFoundError),
+        ("No such File object: file-9", {"input_file_content": "{}"}, NotFoundError),
+    ],
+)
+def test_a_creation_that_does_not_find_its_file_says_so_as_openai_does(answering, message, given, kind):
+    client, _ = answering((404, {"error": {"message": message}}))
+    with pytest.raises(kind) as caught:
+        client.create_batch(**given, endpoint=CHAT, completion_window="24h", metadata={})
+    assert (type(caught.value), caught.value.status) == (kind, 404)
+    assert ("cannot find file file-9" in str(caught.value).lower()) is (kind is RejectedError)
+
+
 def test_a_wrapped_creation_is_a_batch(answering):
     client, _ = answering((201, {"job": {"id": "b", "status": "VALIDATING"}, "warning": None}))
     batch = client.create_batch(input_file_id="f", endpoint=CHAT, completion_window="7d", metadata={})
@@ -447,6 +552,37 @@ def test_a_cancellation_may_be_answered_with_anything(answering):
     assert [path for _, path, _ in asked] == ["/v1/batches/b/cancel", "/v1/batches/b"]
 
 
+def looking_at(*answers):
+    waiting = list(answers)
+
+    def handle(_request):
+        status, body = waiting.pop(0)
+        return httpx.Response(status, json=body)
+
+    http = openai.DefaultAsyncHttpxClient(transport=httpx.MockTransport(handle))
+    return AsyncOpenAIBatchClient(ClientConfig("c", "sk-test", "http://server/v1", options={"http_client": http}))
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+@pytest.mark.parametrize("state", ["completed", "expired", "cancelling"])
+async def test_a_cancellation_refused_with_any_4xx_returns_the_batch_that_has_ended(answering, status, state):
+    refused = status, {"error": {"message": f"Cannot cancel a batch with status '{state}'."}}
+    answers = refused, (200, {"id": "b", "status": state})
+    client, asked = answering(*answers, max_retries=5)
+    assert (client.cancel_batch("b").status, len(asked)) == (state, 2)
+    assert (await looking_at(*answers).cancel_batch("b")).status == state
+
+
+@pytest.mark.parametrize("then", [(200, {"id": "b", "status": "in_progress"}), (404, {"detail": "no"})])
+async def test_a_cancellation_refused_for_a_batch_that_runs_on_or_is_not_seen_stays_refused(answering, then):
+    refused = 400, {"error": {"message": "not today"}}
+    client, _ = answering(refused, then)
+    with pytest.raises(RejectedError, match=r"Cancelling batch b: .*not today"):
+        client.cancel_batch("b")
+    with pytest.raises(RejectedError, match=r"Cancelling batch b: .*not today"):
+        await looking_at(refused, then).cancel_batch("b")
+
+
 def test_a_list_that_is_oldest_first_is_turned_round_whole(answering):
     pages = [
         {"data": [{"id": "1", "created_at": 1}, {"id": "2", "created_at": 2}], "has_more": True},
@@ -455,6 +591,39 @@ def test_a_list_that_is_oldest_first_is_turned_round_whole(answering):
     client, asked = answering(*((200, page) for page in pages))
     assert [batch.id for batch in client.list_batches()] == ["3", "2", "1"]
     assert [query.get("after") for _, _, query in asked] == [None, "2"]
+
+
+def page(*batches, more):
+    return 200, {"data": [{"id": key, "created_at": at} for key, at in batches], "has_more": more}
+
+
+@pytest.mark.parametrize(
+    ("pages", "ids"),
+    [
+        ([page(("1", 5), ("2", 5), more=True), page(("3", 5), ("4", 9), more=False)], ["4", "1", "2", "3"]),
+        ([page(("4", 9), ("3", 9), more=True), page(("2", 9), ("1", 5), more=False)], ["4", "3", "2", "1"]),
+        ([page(("1", 5), more=True), page(("2", 5), more=False)], ["1", "2"]),
+    ],
+)
+def test_a_page_of_equal_times_tells_no_order_so_the_list_is_read_on(answering, pages, ids):
+    client, _ = answering(*pages)
+    assert [batch.id for batch in client.list_batches()] == ids
+
+
+def test_batches_of_an_unknown_time_come_before_the_old_ones_of_a_list_that_is_turned_round(answering):
+    client, _ = answering(page(("1", 1), ("2", None), ("3", 3), more=False))
+    assert [batch.id for batch in client.list_batches()] == ["2", "3", "1"]
+
+
+@pytest.mark.parametrize("odd", [None, {"status": "completed"}])
+async def test_an_entry_that_is_no_batch_is_left_out_of_a_look_and_hides_nothing_from_a_search(answering, odd):
+    listed = {"data": [{"id": "2", "created_at": 2}, odd, {"id": "1", "created_at": 1}], "has_more": False}
+    client, _ = answering((200, listed))
+    with pytest.raises(UnreachableError, match=r"Listing batches: .* something else than the Batch API"):
+        list(client.list_batches())
+    looking = looking_at((200, listed))
+    assert [batch.id async for batch in looking.list_batches()] == ["2", "1"]
+    await looking.close()
 
 
 def test_files_that_can_not_be_listed_are_not_found_by_name(answering):

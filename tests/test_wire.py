@@ -55,6 +55,17 @@ def test_the_time_of_its_end_is_that_of_its_status(status, ended_at):
     assert wire.batch_of({"id": "b", "status": status}).ended_at is None
 
 
+@pytest.mark.parametrize("expires_at", [0, -1, 86_400, "86400", 1_767_323_045, "nan"])
+def test_an_end_that_is_not_after_the_beginning_is_not_known(expires_at):
+    batch = {"id": "b", "status": "in_progress", "created_at": 1_767_323_045, "expires_at": expires_at}
+    assert wire.batch_of(batch).expires_at is None
+    assert wire.batch_of({**batch, "expires_at": 1_767_409_445}).expires_at == 1_767_409_445
+
+
+def test_an_end_at_nought_is_not_known_whenever_the_batch_began():
+    assert wire.batch_of({"id": "b", "expires_at": 0}).expires_at is None
+
+
 @pytest.mark.parametrize("wrap", ["job", "batch", "data"])
 def test_a_wrapped_batch_is_unwrapped(wrap):
     assert wire.batch_of({wrap: AZURE, "warning": "slow"}) == wire.batch_of(AZURE)
@@ -135,6 +146,18 @@ def test_a_batchs_errors_are_read_wherever_they_are(fields, issues):
 
 
 @pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        (3, 3), ("3", 3), (" 3 ", 3), (3.0, 3), (3.5, None), ("3.5", None), ("three", None), ("²", None), ("", None),
+        (True, None), (float("inf"), None), ([3], None), (None, None),
+    ],
+)  # fmt: skip
+def test_the_line_of_an_error_is_read_however_it_is_written(written, line):
+    errors = {"data": [{"code": "c", "message": "m", "line": written}]}
+    assert [issue.line for issue in wire.issues_of({"errors": errors})] == [line]
+
+
+@pytest.mark.parametrize(
     ("body", "told"),
     [
         (None, (None, None, None)),
@@ -208,6 +231,34 @@ def test_a_list_that_says_there_is_more_and_gives_the_same_is_no_proof_of_anythi
         turn(page, page)
 
 
+def test_an_empty_page_in_the_middle_is_not_the_end_of_the_list():
+    empty = {"data": [], "last_id": "b", "has_more": True}
+    last = {"data": items("c"), "has_more": False}
+    assert turn({"data": items("a"), "has_more": True}, empty, last) == (["a", "c"], [None, "a", "b"], False)
+    assert turn(empty, {**empty, "last_id": "c"}, last) == (["c"], [None, "b", "c"], False)
+
+
+@pytest.mark.parametrize("last_id", [None, "", "a"])
+def test_an_empty_page_that_leads_to_none_though_there_are_more_is_no_proof_of_anything(last_id):
+    with pytest.raises(RejectedError, match="not after what"):
+        turn({"data": items("a"), "has_more": True}, {"data": [], "last_id": last_id, "has_more": True})
+
+
+def test_wrapped_items_have_the_ids_of_what_is_in_them():
+    first, second = ({"data": [{"job": {"id": key}}], "has_more": key == "a"} for key in "ab")
+    turner = wire.PageTurner()
+    assert (turner.take(first), turner.after) == (first["data"], {"after": "a"})
+    assert turner.take(second) == second["data"]
+
+
+def test_an_item_without_an_id_is_shown_and_never_leads_on():
+    turner = wire.PageTurner()
+    assert turner.take({"data": [None, *items("a"), None], "has_more": True}) == [None, {"id": "a"}, None]
+    assert turner.after == {"after": "a"}
+    assert turner.take({"data": [None]}) == [None]
+    assert not turner.more
+
+
 @pytest.mark.parametrize("value", [None, "x", {"items": []}, 5])
 def test_what_is_no_list_is_not_taken_for_one(value):
     with pytest.raises(UnreadableError):
@@ -223,7 +274,17 @@ def test_an_answer_that_is_no_json_shows_its_beginning():
 
 @pytest.mark.parametrize(
     ("times", "ordered"),
-    [((), True), ((3,), True), ((3, 3, 1), True), ((1, 2), False), ((3, 1, 2), False), ((3, None, 2), True)],
+    [
+        ((), None),
+        ((3,), None),
+        ((3, 3), None),
+        ((3, None), None),
+        ((3, 3, 1), True),
+        ((3, None, 2), True),
+        ((1, 2), False),
+        ((3, 3, 4), False),
+        ((3, 1, 2), False),
+    ],
 )
 def test_the_order_of_a_list_is_seen_from_its_times(times, ordered):
     batches = [wire.batch_of({"id": "b", "created_at": at}) for at in times]

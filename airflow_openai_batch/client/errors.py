@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_openai_batch.client.config import ClientConfig
-    from airflow_openai_batch.engine.models import BatchIssue
+    from airflow_openai_batch.engine.models import BatchIssue, BatchSnapshot
 
 LONGEST_PAUSE = 3_600.0
 """Seconds that an error says to wait at most: limits are by the hour at the longest, and a larger number is a slip."""
@@ -43,6 +43,7 @@ _VAGUE = frozenset({"rate_limit_exceeded", "too_many_requests", "toomanyrequests
 """Codes of a 429 that may be a full queue just as well; its text tells."""
 
 _QUEUE_FULL = re.compile(r"enqueued token", re.IGNORECASE)
+_NO_FILE = re.compile(r"no such file|cannot find file", re.IGNORECASE)
 _SHOWN = 500
 
 
@@ -62,6 +63,23 @@ def translated(config: ClientConfig, doing: str) -> Iterator[None]:
         ) from error
     except (openai.APIError, httpx.HTTPError, httpx.StreamError) as error:
         raise translate(error, config, doing) from error
+
+
+@contextmanager
+def missing_file(file_id: str | None) -> Iterator[None]:
+    """Let a creation say in OpenAI's words that its file isn't there: some answer 404, where OpenAI does 400.
+
+    :raises RejectedError: ``Cannot find file``, which right after an upload is a race that goes away.
+    """
+    try:
+        yield
+    except NotFoundError as error:
+        text = str(error)
+        if file_id is None or not (_NO_FILE.search(text) or file_id in re.split(r"[^\w-]+", text)):
+            raise
+        raise RejectedError(
+            f"Cannot find file {file_id}. {text}", status=error.status, code=error.code, param=error.param
+        ) from error
 
 
 def translate(error: Exception, config: ClientConfig, doing: str) -> APIError:
@@ -98,6 +116,18 @@ def refusal(issue: BatchIssue, config: ClientConfig, doing: str) -> APIError:
         code=code,
         param=issue.param,
     )
+
+
+def may_be_over(error: APIError) -> bool:
+    """Whether a refused cancellation may mean that there is nothing left to cancel: OpenAI says it by 409."""
+    passing = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+    client_error = HTTPStatus.BAD_REQUEST <= (error.status or 0) < HTTPStatus.INTERNAL_SERVER_ERROR
+    return client_error and error.status not in passing
+
+
+def is_over(error: APIError, batch: BatchSnapshot) -> bool:
+    """Whether it does, now that the batch was looked at."""
+    return error.status == HTTPStatus.CONFLICT or batch.ended or batch.status == "cancelling"
 
 
 def complaint(body: Any) -> tuple[str | None, str | None, str | None]:

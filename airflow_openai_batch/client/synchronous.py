@@ -7,6 +7,7 @@ batch. Uploads and downloads are repeated here, since the SDK can't rewind a str
 from __future__ import annotations
 
 import logging
+import math
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
@@ -16,11 +17,11 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from airflow_openai_batch.client import direct, wire
 from airflow_openai_batch.client.config import shown
-from airflow_openai_batch.client.errors import UnreadableError, refusal, translated
+from airflow_openai_batch.client.errors import UnreadableError, is_over, may_be_over, missing_file, refusal, translated
 from airflow_openai_batch.client.pacing import MAX_RETRY_AFTER
 from airflow_openai_batch.client.sdk import sync_sdk
 from airflow_openai_batch.engine.progress import Progress
-from airflow_openai_batch.exceptions import NotFoundError, RateLimitError, RejectedError, UnreachableError
+from airflow_openai_batch.exceptions import APIError, NotFoundError, RateLimitError, RejectedError, UnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 PAGE = 100
 """Things asked for at once; the most that the API gives (API reference)."""
 
-_PIECE = 1 << 20
 _RANDOM = wait_random_exponential(multiplier=0.5, max=60)
 _PENDING = frozenset({"pending", "running", "uploading", "processing", "importing", "notrunning"})
 _SPOILT = frozenset({"error", "failed", "deleted"})
@@ -48,6 +48,22 @@ def _asked_or_random(state: RetryCallState) -> float:
 
 def _is_count(text: str | None) -> TypeGuard[str]:
     return text is not None and text.isdigit()
+
+
+def _anew_after_progress(target: BinaryIO) -> Callable[[RetryCallState], None]:
+    """Have a transfer's tries and pauses counted from where it last got further than ever before.
+
+    A server that gives the same beginning again and again brings nothing new, and is given up.
+    """
+    furthest = 0
+
+    def after(state: RetryCallState) -> None:
+        nonlocal furthest
+        reached = target.seek(0, 2)
+        if reached > furthest:
+            furthest, state.attempt_number = reached, 1
+
+    return after
 
 
 class OpenAIBatchClient:
@@ -180,7 +196,7 @@ class OpenAIBatchClient:
             more["extra_body"] = {"input_file_content": input_file_content}
         sdk = self.sdk.with_options(max_retries=0, timeout=self.config.create_timeout)
         doing = "Creating a batch"
-        with translated(self.config, doing):
+        with missing_file(input_file_id), translated(self.config, doing):
             answer = sdk.batches.with_raw_response.create(
                 input_file_id=openai.NOT_GIVEN if input_file_id is None else input_file_id,  # type: ignore[arg-type]
                 endpoint=endpoint,  # type: ignore[arg-type] # the list of endpoints grows
@@ -207,7 +223,7 @@ class OpenAIBatchClient:
         """Yield all batches, newest first, a page of 100 at a time as they are asked for.
 
         Whoever looks for a lost create stops at the first batch that is too old: a server that lists in another order
-        is read to its end before the first batch is given.
+        is read to its end before the first batch is given. Batches of an unknown time come first then.
         """
 
         def ask(after: dict[str, Any]) -> Any:
@@ -215,11 +231,14 @@ class OpenAIBatchClient:
 
         with translated(self.config, "Listing batches"):
             pages = ([wire.batch_of(item, expires=self.config.expires) for item in page] for page in self._pages(ask))
-            first = next(pages, [])
-            if not wire.newest_first(first):
-                every = [*first, *(batch for page in pages for batch in page)]
-                first = sorted(every, key=lambda batch: batch.created_at, reverse=True)
-            yield from first
+            read = next(pages, [])
+            # Times that are all the same tell no order, so it is read on until some differ.
+            while (order := wire.newest_first(read)) is None and (page := next(pages, None)) is not None:
+                read += page
+            if not order:
+                read += [batch for page in pages for batch in page]
+                read.sort(key=lambda batch: batch.created_at or math.inf, reverse=True)
+            yield from read
             for page in pages:
                 yield from page
 
@@ -232,19 +251,32 @@ class OpenAIBatchClient:
                 try:
                     with translated(self.config, f"Cancelling batch {batch_id}"):
                         answer = sdk.batches.with_raw_response.cancel(batch_id)
-                except UnreachableError as error:
-                    if error.status != HTTPStatus.CONFLICT:
+                except APIError as error:
+                    if not may_be_over(error):
                         raise
-                    return self.retrieve_batch(batch_id)
+                    return self._over(batch_id, error)
         try:
             return wire.batch_of(wire.decoded(answer.content), expires=self.config.expires)
         except UnreadableError:
             return self.retrieve_batch(batch_id)
 
+    def _over(self, batch_id: str, error: APIError) -> BatchSnapshot:
+        """Return a batch that there is nothing to cancel of; else raise the refusal."""
+        try:
+            batch = self.retrieve_batch(batch_id)
+        except APIError:
+            raise error from None
+        if not is_over(error, batch):
+            raise error
+        return batch
+
     def download(self, file_id: str, target: BinaryIO) -> int:
-        """Stream a file into ``target``; a transfer that broke goes on where it was, if the server takes ranges."""
+        """Stream a file into ``target``; a transfer that broke goes on where it was, if the server takes ranges.
+
+        It is given up when ``max_retries`` tries in a row brought nothing new, however often it broke before.
+        """
         expected: int | None = None
-        for attempt in self._retrying():
+        for attempt in self._retrying().copy(after=_anew_after_progress(target)):
             with attempt, translated(self.config, f"Downloading file {file_id}"):
                 expected = self._pull(file_id, target)
         size = target.tell()
@@ -257,7 +289,10 @@ class OpenAIBatchClient:
         direct.ask(self.config, lines, take, concurrency=concurrency)
 
     def _pull(self, file_id: str, target: BinaryIO) -> int | None:
-        """Append what is still missing; return the file's whole size where the server says it."""
+        """Append what is still missing; return the file's whole size where the server says it.
+
+        The length of an encoded (compressed) answer is not the file's, and a part of one can't be decoded.
+        """
         have = target.seek(0, 2)
         headers = {"Accept-Encoding": "identity"}
         if have:
@@ -266,14 +301,18 @@ class OpenAIBatchClient:
         try:
             streaming = sdk.files.with_streaming_response.content(file_id, extra_headers=headers)
             with streaming as response:
-                if have and response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                encoded = response.headers.get("content-encoding", "").lower() not in {"", "identity"}
+                if have and (encoded or response.status_code != HTTPStatus.PARTIAL_CONTENT):
                     log.info("The server doesn't resume downloads; file %s starts again", file_id)
                     target.seek(0)
                     target.truncate()
                     have = 0
-                length = response.headers.get("content-length")
+                if encoded and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+                    raise UnreachableError(f"Downloading file {file_id}: only a part of an encoded answer came")
+                length = None if encoded else response.headers.get("content-length")
                 progress = Progress(f"Downloading file {file_id}", "bytes", int(length) if _is_count(length) else None)
-                for piece in response.iter_bytes(_PIECE):
+                # As they come: pieces of a size are held back, and lost when the transfer breaks.
+                for piece in response.iter_bytes():
                     target.write(piece)
                     progress.add(len(piece))
         except openai.APIStatusError as error:

@@ -53,8 +53,15 @@ def seconds(value: Any) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
+def _is_after(time: float | None, other: float) -> bool:
+    """Whether a time is one, and later; some servers write 0, or a number of seconds."""
+    return time is not None and time > max(0.0, other)
+
+
 def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
     """Return the engine's view of a batch; ``""`` and null both mean "not known yet".
+
+    An ``expires_at`` that isn't later than ``created_at`` (0, or the window in seconds) is no time, so it is not known.
 
     :param expires: whether the server ends batches when their window is over; if not, ``expires_at`` says nothing.
     :raises UnreadableError: it is no batch.
@@ -65,6 +72,8 @@ def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
     counts = counts if isinstance(counts, dict) else {}
     metadata = batch.get("metadata")
     status = _SPELLINGS.get(status, status)
+    created_at, expires_at = seconds(batch.get("created_at")) or 0.0, seconds(batch.get("expires_at"))
+    ended_at = seconds(batch.get(f"{status}_at")) if status in TERMINAL else None
     return BatchSnapshot(
         id=str(batch["id"]),
         status=status,
@@ -72,9 +81,9 @@ def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
         input_file_id=_text(batch.get("input_file_id")),
         output_file_id=_text(batch.get("output_file_id")),
         error_file_id=_text(batch.get("error_file_id")),
-        created_at=seconds(batch.get("created_at")) or 0.0,
-        expires_at=seconds(batch.get("expires_at")) if expires else None,
-        ended_at=seconds(batch.get(f"{status}_at")) if status in TERMINAL else None,
+        created_at=created_at,
+        expires_at=expires_at if expires and _is_after(expires_at, created_at) else None,
+        ended_at=ended_at if _is_after(ended_at, created_at - 1) else None,
         counts=Counts(*(_number(counts.get(name)) for name in ("total", "completed", "failed"))),
         errors=issues_of(batch),
         metadata={str(name): str(text) for name, text in metadata.items()} if isinstance(metadata, dict) else {},
@@ -102,13 +111,23 @@ def issues_of(value: Any) -> tuple[BatchIssue, ...]:
 def _issue(entry: Any) -> BatchIssue:
     if not isinstance(entry, dict):
         return BatchIssue(code_of(None, str(entry)), str(entry))
-    line, message = entry.get("line"), _text(entry.get("message"))
+    message = _text(entry.get("message"))
     return BatchIssue(
         code_of(_text(entry.get("code")), message or ""),
         message,
         _text(entry.get("param")),
-        line if isinstance(line, int) else None,
+        _line_of(entry.get("line")),
     )
+
+
+def _line_of(value: Any) -> int | None:
+    """Return the number of a line, however it is written."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    )
+    return int(value) if whole else None
 
 
 def file_of(value: Any) -> tuple[RemoteFile, str]:
@@ -144,36 +163,56 @@ def page_of(value: Any) -> tuple[list[Any], bool | None]:
 class PageTurner:
     """Goes through a list's pages, whatever the server says of their end.
 
-    ``has_more`` may be missing, and ``after`` be ignored: then the first page comes again and again. A list whose
-    server says that there is more but gives no more of it is no list to conclude from.
+    ``has_more`` may be missing, and ``after`` be ignored: then the first page comes again and again. A page may be
+    empty in the middle, where a server filters what it has paged: then ``last_id`` leads on. A list whose server says
+    that there is more but gives no more of it is no list to conclude from.
     """
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
+        self._asked: set[str] = set()
         self.after: dict[str, Any] = {}
         self.more = True
 
     def take(self, value: Any) -> list[Any]:
-        """Return the items of a page that weren't on one before.
+        """Return the items of a page that weren't on one before; what has no id is given each time.
 
         :raises UnreadableError: it is no page.
-        :raises RejectedError: it is the same page again, though there are said to be more.
+        :raises RejectedError: there are said to be more, but it is the same page again, or leads to none.
         """
         items, more = page_of(value)
-        ids = [str(item.get("id") or "") if isinstance(item, dict) else "" for item in items]
-        new = [item for item, key in zip(items, ids, strict=True) if key not in self._seen]
-        if more and items and not new:
-            raise RejectedError("The server's list doesn't go on: it gives the same page again in place of the next")
-        self._seen.update(ids)
-        self.more = bool(new) and more is not False
-        self.after = {"after": ids[-1]} if ids else {}
-        return new
+        ids = [_id_of(item) for item in items]
+        new = {key for key in ids if key} - self._seen
+        taken = [item for item, key in zip(items, ids, strict=True) if not key or key in new]
+        last = _text(value.get("last_id")) if isinstance(value, dict) else None
+        after = (ids[-1] if ids else "") or last or next((key for key in reversed(ids) if key), "")
+        if more and not new:
+            if any(ids):
+                raise RejectedError(
+                    "The server's list doesn't go on: it gives the same page again in place of the next"
+                )
+            if not after or after in self._asked:
+                raise RejectedError("The server's list doesn't go on: there are said to be more, but not after what")
+        self._seen |= new
+        self._asked.add(after)
+        self.more = more is not False and bool(new or more)
+        self.after = {"after": after} if after else {}
+        return taken
 
 
-def newest_first(batches: list[BatchSnapshot]) -> bool:
-    """Whether a page is ordered as OpenAI's are; times that aren't known don't tell."""
+def _id_of(item: Any) -> str:
+    try:
+        return str(_unwrapped(item)["id"])
+    except UnreadableError:
+        return ""
+
+
+def newest_first(batches: list[BatchSnapshot]) -> bool | None:
+    """Whether batches are ordered as OpenAI's are; None where their times don't tell: unknown, or all the same."""
     times = [batch.created_at for batch in batches if batch.created_at]
-    return all(earlier >= later for earlier, later in pairwise(times))
+    if any(earlier < later for earlier, later in pairwise(times)):
+        return False
+    return True if len(set(times)) > 1 else None
 
 
 def _text(value: Any) -> str | None:

@@ -196,7 +196,7 @@ class _Advance:
         return batch
 
     def _look_at_list(self, ids: set[str], oldest: float) -> None:
-        """Take what the list shows of these batches off ``ids``; a server without one is asked for each by itself."""
+        """Take what the list shows of these batches off ``ids``; what it can't show is asked for one by one."""
         try:
             for batch in self._job.api.list_batches():
                 if batch.id in ids:
@@ -204,7 +204,7 @@ class _Advance:
                     ids.discard(batch.id)
                 if not ids or 0 < batch.created_at < oldest:
                     break
-        except (NotFoundError, RejectedError) as error:
+        except (NotFoundError, RejectedError, UnreachableError) as error:
             log.info("Looking at %s batches one by one: %s", len(ids), error)
 
     def _note_kills(self, state: JobState) -> bool:

@@ -24,6 +24,7 @@ from airflow_openai_batch.exceptions import (
     ConfigurationError,
     NotFoundError,
     RejectedError,
+    UnreachableError,
 )
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class Poller:
                 except (NotFoundError, RejectedError):
                     # A gateway without a list, or with none that goes on: asked one by one from now on.
                     self._depth = sys.maxsize
+                except UnreachableError:
+                    await self._try_one(client, min(ids - look.batches.keys()), look)
             rest = ids - look.batches.keys()
             room = asyncio.Semaphore(AT_ONCE)
             await asyncio.gather(*(self._retrieve(client, batch_id, look, room) for batch_id in rest))
@@ -162,6 +165,15 @@ class Poller:
         pages = -(-seen // PAGE)
         # Where the list didn't help, the next passes ask one by one; now and then it is tried again by growth of ids.
         self._depth = pages if len(look.batches) > pages else len(ids) + 1
+
+    @staticmethod
+    async def _try_one(client: AsyncOpenAIBatchClient, batch_id: str, look: Look) -> None:
+        """Look at one batch by itself after its list failed.
+
+        :raises UnreachableError: that fails as well, so it isn't the list but an outage: the others aren't asked for.
+        """
+        with contextlib.suppress(NotFoundError, RejectedError):
+            look.batches[batch_id] = await client.retrieve_batch(batch_id)
 
     @staticmethod
     def _patience(missing: int) -> int:

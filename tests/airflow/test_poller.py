@@ -171,3 +171,27 @@ async def test_a_server_without_a_list_is_asked_one_by_one_and_not_for_its_list_
             look = await poller.look(ids, 0)
             assert (set(look.batches), look.errors) == (set(ids), {})
     assert emulator.ledger.calls["batches.list"] - before == 1
+
+
+async def test_a_list_that_fails_is_no_outage_while_batches_can_be_retrieved(emulator, connector, make_batch):
+    ids = tuple(make_batch().id for _ in range(3))
+    emulator.add_fault("status,call=batches.list,status=501,times=1")
+    before = emulator.ledger.calls.get("batches.list", 0)
+    async with shared_poller("c", connector) as poller:
+        for _ in range(2):
+            look = await poller.look(ids, 0)
+            assert (set(look.batches), look.errors) == (set(ids), {})
+    assert emulator.ledger.calls["batches.list"] - before == 2
+
+
+async def test_a_list_and_a_batch_that_fail_are_an_outage_and_the_others_are_not_asked_for(
+    emulator, connector, make_batch
+):
+    ids = tuple(make_batch().id for _ in range(20))
+    emulator.add_fault("status,call=batches.*,status=500,times=100")
+    before = list_and_retrieve(emulator)
+    async with shared_poller("c", connector) as poller:
+        look = await poller.look(ids, 0)
+    emulator.clear_faults()
+    assert (look.batches, set(look.errors)) == ({}, set(ids))
+    assert list_and_retrieve(emulator) - before == 2

@@ -241,6 +241,23 @@ def test_a_batch_that_the_list_does_not_show_is_retrieved(fakes, fake, monkeypat
     assert fake.calls["retrieve_batch"] == 2
 
 
+def test_a_list_that_fails_is_no_outage_while_batches_can_be_retrieved(fakes, fake):
+    advance(fakes.job(ROWS, requests_per_batch=1))
+    for batch_id in fake.batches:
+        fake.end(batch_id)
+    fake.errors["list_batches"] = [UnreachableError("answered 501", status=501)]
+    assert fakes.finish(fakes.job(ROWS, requests_per_batch=1)).manifest["rows"]["succeeded"] == 4
+
+
+def test_a_list_and_a_batch_that_fail_are_an_outage(fakes, fake, clock):
+    advance(fakes.job(ROWS, requests_per_batch=1))
+    fake.calls.clear()
+    for name in ("list_batches", "retrieve_batch"):
+        fake.errors[name] = [UnreachableError("answered 500", status=500)]
+    outcome = advance(fakes.job(ROWS, requests_per_batch=1))
+    assert (len(outcome.batches), outcome.until, fake.calls["retrieve_batch"]) == (4, clock.now + 30, 1)
+
+
 def test_timeout_names_the_batches_that_run_on(fakes, clock):
     assert advance(fakes.job(ROWS, timeout=100.0)).until == clock.now + 100
     clock.now += 101

@@ -173,6 +173,13 @@ def test_a_file_that_openai_does_not_find_yet_is_waited_for(desk, emulator, crea
     assert len(created()) == 1
 
 
+def test_a_file_that_is_not_found_in_other_words_yet_is_waited_for(desk, emulator, created):
+    emulator.add_fault(fault="status", call="batches.create", status=404, message="No such File object: file-x")
+    assert desk.run(unique(ROWS, desk)).statuses == ["succeeded"] * 4
+    assert trail(desk)[0].void.reason == "file_not_found"
+    assert len(created()) == 1
+
+
 def test_a_file_that_is_never_found_is_uploaded_again(fakes, fake, clock):
     fake.errors["create_batch"] = [RejectedError("Cannot find file file-0", status=400) for _ in range(5)]
     for _ in range(6):

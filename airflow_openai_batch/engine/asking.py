@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow_openai_batch.engine.answers import parse_line, parse_lines
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.direct import Direct
-from airflow_openai_batch.engine.models import IntentRecord
+from airflow_openai_batch.engine.records import IntentRecord
 from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import JournalError
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airflow_openai_batch.engine.answers import Check
-    from airflow_openai_batch.engine.models import Attempt
+    from airflow_openai_batch.engine.records import Attempt
     from airflow_openai_batch.engine.store import Store
 
 BAD = ("failed", "invalid", "truncated", "missing")

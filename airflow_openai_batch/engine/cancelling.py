@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from airflow_openai_batch.engine.crew import take_all
-from airflow_openai_batch.engine.models import CancelRecord, StopRecord
+from airflow_openai_batch.engine.records import CancelRecord, StopRecord
 from airflow_openai_batch.exceptions import APIError, JobHaltedError, NotFoundError
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.engine.api import BatchAPI
     from airflow_openai_batch.engine.journal import Journal
-    from airflow_openai_batch.engine.models import Attempt, BatchSnapshot, JobRecord
+    from airflow_openai_batch.engine.models import BatchSnapshot
+    from airflow_openai_batch.engine.records import Attempt, JobRecord
 
 log = logging.getLogger(__name__)
 

@@ -15,18 +15,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from airflow_openai_batch.engine.answers import RANK, Answer, Check, parse_line
 from airflow_openai_batch.engine.late import names_too_little
-from airflow_openai_batch.engine.models import (
-    Attempt,
-    BatchIssue,
-    BatchSnapshot,
-    EndRecord,
-    Key,
-    RowIssue,
-    Shard,
-    Usage,
-)
+from airflow_openai_batch.engine.models import BatchIssue, BatchSnapshot, Key, Shard, Usage
 from airflow_openai_batch.engine.quick import line_reader
 from airflow_openai_batch.engine.raws import RAW
+from airflow_openai_batch.engine.records import Attempt, EndRecord, RowIssue
 from airflow_openai_batch.engine.requests import row_of
 from airflow_openai_batch.engine.results import absent
 from airflow_openai_batch.engine.rounds import compress, expand

@@ -15,8 +15,9 @@ import orjson
 from airflow_openai_batch.engine.answers import parse_line
 from airflow_openai_batch.engine.journal import VERSION, Journal
 from airflow_openai_batch.engine.late import LOOK_AGAIN, may_come, names_too_little
-from airflow_openai_batch.engine.models import BatchRecord, IntentRecord, JobRecord, Key, Part, Plan, Shard, Waiting
+from airflow_openai_batch.engine.models import Key, Part, Plan, Shard, Waiting
 from airflow_openai_batch.engine.planner import JOINTS
+from airflow_openai_batch.engine.records import BatchRecord, IntentRecord, JobRecord
 from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import BatchEndedError, JobMismatchError, NotFoundError
 

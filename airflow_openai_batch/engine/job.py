@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.api import BatchAPI
     from airflow_openai_batch.engine.cache import Cache
     from airflow_openai_batch.engine.inline import Submission
-    from airflow_openai_batch.engine.models import JobRecord
+    from airflow_openai_batch.engine.records import JobRecord
     from airflow_openai_batch.engine.sources import Source
     from airflow_openai_batch.engine.store import Store
 

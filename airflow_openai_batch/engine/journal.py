@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from airflow_openai_batch.engine.models import (
+from airflow_openai_batch.engine.models import Key, Shard
+from airflow_openai_batch.engine.records import (
     Attempt,
     BatchRecord,
     CancelRecord,
@@ -40,11 +41,9 @@ from airflow_openai_batch.engine.models import (
     FenceRecord,
     IntentRecord,
     JobRecord,
-    Key,
     LateRecord,
     OwnerRecord,
     RoundRecord,
-    Shard,
     SplitRecord,
     StopRecord,
     UploadRecord,

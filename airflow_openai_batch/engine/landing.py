@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.answers import Check
     from airflow_openai_batch.engine.job import Job
     from airflow_openai_batch.engine.journal import JobState
-    from airflow_openai_batch.engine.models import JobRecord
     from airflow_openai_batch.engine.money import Account
+    from airflow_openai_batch.engine.records import JobRecord
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from airflow_openai_batch.engine.late import LOOK_AGAIN, ended_at, may_come, names_too_little
-from airflow_openai_batch.engine.models import Attempt, BatchRecord, BatchSnapshot, Key, Shard, Waiting
+from airflow_openai_batch.engine.models import BatchSnapshot, Key, Shard, Waiting
 from airflow_openai_batch.engine.queueing import pause_until, rate_limited, too_large
 from airflow_openai_batch.engine.rounds import OVERDUE, rows_to_repeat
 from airflow_openai_batch.engine.steps import (
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_openai_batch.engine.journal import JobState
+    from airflow_openai_batch.engine.records import Attempt, BatchRecord
 
 QUEUE_FULL_CODES = frozenset({"token_limit_exceeded"})
 

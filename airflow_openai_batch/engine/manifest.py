@@ -8,13 +8,14 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_openai_batch.engine.journal import VERSION, JobState
-from airflow_openai_batch.engine.models import JobRecord, Usage
+from airflow_openai_batch.engine.models import Usage
 from airflow_openai_batch.engine.results import RESULTS, Tally
 from airflow_openai_batch.exceptions import APIError
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.api import BatchAPI
     from airflow_openai_batch.engine.bill import Bill
+    from airflow_openai_batch.engine.records import JobRecord
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.cost import ModelEstimate
     from airflow_openai_batch.engine.job import JobSpec
     from airflow_openai_batch.engine.journal import JobState
-    from airflow_openai_batch.engine.models import Attempt, EndRecord, JobRecord, Key, Shard
+    from airflow_openai_batch.engine.models import Key, Shard
     from airflow_openai_batch.engine.prices import Price, Processing
+    from airflow_openai_batch.engine.records import Attempt, EndRecord, JobRecord
 
 
 def is_direct(attempt: Attempt) -> bool:

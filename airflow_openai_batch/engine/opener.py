@@ -17,9 +17,9 @@ import orjson
 
 from airflow_openai_batch.engine.cost import describe, estimate
 from airflow_openai_batch.engine.journal import JOB, MANIFEST, VERSION, Journal
-from airflow_openai_batch.engine.models import JobRecord, OwnerRecord
 from airflow_openai_batch.engine.planner import OvertakenError, Planner
 from airflow_openai_batch.engine.prices import Pricing
+from airflow_openai_batch.engine.records import JobRecord, OwnerRecord
 from airflow_openai_batch.engine.requests import RequestBuilder, measure
 from airflow_openai_batch.engine.sampling import Sampler
 from airflow_openai_batch.engine.shards import Limits
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.engine.cache import Cache
     from airflow_openai_batch.engine.job import JobSpec
-    from airflow_openai_batch.engine.models import Plan, Sifting
+    from airflow_openai_batch.engine.models import Plan
+    from airflow_openai_batch.engine.records import Sifting
     from airflow_openai_batch.engine.sources import Source
     from airflow_openai_batch.engine.store import Store
 

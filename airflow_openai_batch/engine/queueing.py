@@ -13,7 +13,8 @@ from airflow_openai_batch.engine import polling
 
 if TYPE_CHECKING:
     from airflow_openai_batch.engine.journal import JobState
-    from airflow_openai_batch.engine.models import Attempt, Shard, VoidRecord
+    from airflow_openai_batch.engine.models import Shard
+    from airflow_openai_batch.engine.records import Attempt, VoidRecord
 
 REFUSED_OFTEN = 4
 """Refusals in a row after which a shard is taken to be too large, where the message names no limit."""

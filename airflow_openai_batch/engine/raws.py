@@ -25,7 +25,8 @@ from airflow_openai_batch.exceptions import JournalError
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from airflow_openai_batch.engine.models import Attempt, Shard
+    from airflow_openai_batch.engine.models import Shard
+    from airflow_openai_batch.engine.records import Attempt
     from airflow_openai_batch.engine.store import Store
 
 RAW = "_job/raw"

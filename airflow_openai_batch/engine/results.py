@@ -18,7 +18,7 @@ from airflow_openai_batch.engine.behind import written_behind
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.formats import Loosened, open_format
 from airflow_openai_batch.engine.halves import root_of
-from airflow_openai_batch.engine.models import STATUSES, Attempt, EndRecord, Part, RowIssue, Shard, Sifting
+from airflow_openai_batch.engine.models import STATUSES, Part, Shard
 from airflow_openai_batch.engine.planner import JOINTS
 from airflow_openai_batch.engine.quick import line_reader
 from airflow_openai_batch.engine.raws import Raw, RawFiles
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.formats import Format, Write
     from airflow_openai_batch.engine.journal import JobState
     from airflow_openai_batch.engine.models import Status
+    from airflow_openai_batch.engine.records import Attempt, EndRecord, RowIssue, Sifting
     from airflow_openai_batch.engine.store import Store
 
 log = logging.getLogger(__name__)

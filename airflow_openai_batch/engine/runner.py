@@ -20,22 +20,17 @@ from airflow_openai_batch.engine.collect import Collector
 from airflow_openai_batch.engine.crew import take_all
 from airflow_openai_batch.engine.journal import MANIFEST, JobState
 from airflow_openai_batch.engine.landing import Lander
-from airflow_openai_batch.engine.models import (
-    BatchSnapshot,
-    CancelRecord,
-    Done,
-    Ended,
-    IntentRecord,
-    JobRecord,
-    Key,
-    LateRecord,
-    RoundRecord,
-    Shard,
-    SplitRecord,
-    Waiting,
-)
+from airflow_openai_batch.engine.models import BatchSnapshot, Done, Ended, Key, Shard, Waiting
 from airflow_openai_batch.engine.money import Account
 from airflow_openai_batch.engine.progress import Progress
+from airflow_openai_batch.engine.records import (
+    CancelRecord,
+    IntentRecord,
+    JobRecord,
+    LateRecord,
+    RoundRecord,
+    SplitRecord,
+)
 from airflow_openai_batch.engine.repack import halve, repack
 from airflow_openai_batch.engine.requests import measure
 from airflow_openai_batch.engine.results import RESULTS

@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from airflow_openai_batch.engine.models import Plan, Shard, Sifting
 from airflow_openai_batch.engine.planner import OvertakenError
 from airflow_openai_batch.engine.progress import Progress
+from airflow_openai_batch.engine.records import Sifting
 from airflow_openai_batch.engine.shards import SHARDS, Kind, Limits, ShardWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from airflow_openai_batch.engine.cache import Cache
+    from airflow_openai_batch.engine.models import Plan, Shard
     from airflow_openai_batch.engine.sampling import Sampler
     from airflow_openai_batch.engine.store import Store
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_openai_batch.engine.answers import Check
     from airflow_openai_batch.engine.cache import Cache
-    from airflow_openai_batch.engine.models import Sifting
+    from airflow_openai_batch.engine.records import Sifting
     from airflow_openai_batch.engine.store import Store
 
 _NEVER = -1

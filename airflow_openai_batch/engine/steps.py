@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_openai_batch.engine.models import Attempt, BatchSnapshot, Key, Range, Shard
+    from airflow_openai_batch.engine.models import BatchSnapshot, Key, Range, Shard
+    from airflow_openai_batch.engine.records import Attempt
 
 
 @dataclass(frozen=True)

@@ -21,21 +21,18 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from airflow_openai_batch.engine.digests import new_digest
 from airflow_openai_batch.engine.inline import LOOK_BACK, Since, advised, content_of
 from airflow_openai_batch.engine.lifecycle import QUEUE_FULL_CODES, Rules
-from airflow_openai_batch.engine.models import (
+from airflow_openai_batch.engine.progress import Progress
+from airflow_openai_batch.engine.records import (
     Attempt,
     BatchRecord,
-    BatchSnapshot,
     DoomRecord,
     EndRecord,
     FenceRecord,
     IntentRecord,
-    Key,
     RowIssue,
-    Shard,
     UploadRecord,
     VoidRecord,
 )
-from airflow_openai_batch.engine.progress import Progress
 from airflow_openai_batch.engine.shards import SHARDS
 from airflow_openai_batch.exceptions import (
     APIError,
@@ -53,6 +50,7 @@ if TYPE_CHECKING:
     from airflow_openai_batch.engine.api import BatchAPI
     from airflow_openai_batch.engine.job import JobSpec
     from airflow_openai_batch.engine.journal import JobState, Journal
+    from airflow_openai_batch.engine.models import BatchSnapshot, Key, Shard
     from airflow_openai_batch.engine.steps import Requeue, Resolve, Submit
     from airflow_openai_batch.engine.store import Store
 

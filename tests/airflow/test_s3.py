@@ -12,7 +12,8 @@ from airflow.sdk.io import store
 
 from airflow_openai_batch import list_partitions
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import Key, UploadRecord
+from airflow_openai_batch.engine.models import Key
+from airflow_openai_batch.engine.records import UploadRecord
 from airflow_openai_batch.engine.sources import open_source
 from airflow_openai_batch.operators.base import open_store, resolve_source
 from airflow_openai_batch.operators.openai_batch import OpenAIBatchOperator

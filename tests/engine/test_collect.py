@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import RowIssue, Usage, Waiting
+from airflow_openai_batch.engine.models import Usage, Waiting
+from airflow_openai_batch.engine.records import RowIssue
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.exceptions import NotFoundError, UnreachableError
 from tests.engine.conftest import answered, refused

@@ -9,20 +9,8 @@ from unittest import mock
 import pytest
 
 from airflow_openai_batch.engine.journal import JOB, MANIFEST, Journal
-from airflow_openai_batch.engine.models import (
-    BatchRecord,
-    EndRecord,
-    JobRecord,
-    Key,
-    Part,
-    Plan,
-    RoundRecord,
-    RowIssue,
-    Shard,
-    SourceSpan,
-    Usage,
-    VoidRecord,
-)
+from airflow_openai_batch.engine.models import Key, Part, Plan, Shard, SourceSpan, Usage
+from airflow_openai_batch.engine.records import BatchRecord, EndRecord, JobRecord, RoundRecord, RowIssue, VoidRecord
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import JournalError
 

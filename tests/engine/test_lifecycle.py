@@ -8,20 +8,15 @@ import pytest
 
 from airflow_openai_batch.engine.journal import JobState
 from airflow_openai_batch.engine.lifecycle import Rules, decide
-from airflow_openai_batch.engine.models import (
+from airflow_openai_batch.engine.models import BatchIssue, BatchSnapshot, Counts, Key, Plan, Shard
+from airflow_openai_batch.engine.records import (
     Attempt,
-    BatchIssue,
     BatchRecord,
-    BatchSnapshot,
     CancelRecord,
-    Counts,
     EndRecord,
     IntentRecord,
     JobRecord,
-    Key,
     LateRecord,
-    Plan,
-    Shard,
     UploadRecord,
     VoidRecord,
 )

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_openai_batch.engine.models import Attempt, EndRecord, Key, Shard
+from airflow_openai_batch.engine.models import Key, Shard
 from airflow_openai_batch.engine.quick import line_reader
 from airflow_openai_batch.engine.raws import RAW, Raw, RawFiles
+from airflow_openai_batch.engine.records import Attempt, EndRecord
 from airflow_openai_batch.engine.store import Store
 from airflow_openai_batch.exceptions import JournalError, StoreError
 

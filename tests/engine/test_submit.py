@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import DoomRecord, Key, Waiting
+from airflow_openai_batch.engine.models import Key, Waiting
+from airflow_openai_batch.engine.records import DoomRecord
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.exceptions import (
     JournalError,

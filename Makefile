@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+JOBS ?= 2
 STAMP := $(VENV)/.installed
 STACK_STAMP := $(VENV)/.installed-stack
 
@@ -29,8 +30,14 @@ demo: $(STAMP)  ## run the example DAGs on a real Airflow against the emulator (
 up: $(STAMP)  ## the same, and leave Airflow's UI running until Ctrl-C
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tools.demo --keep $(if $(REAL),--real)
 
-test: $(STAMP)  ## the whole test suite (PYTEST="-k name" to choose)
+# System tests start an Airflow each, and one that waits for another's processor tests nothing but that.
+test: $(STAMP)  ## the whole test suite, JOBS at a time, system tests after it (PYTEST="-k name" to choose)
+ifdef PYTEST
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST)
+else
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not system and not stack"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m system
+endif
 
 $(STACK_STAMP): $(STAMP)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \

@@ -28,6 +28,7 @@ from airflow_openai_batch.engine.records import (
     IntentRecord,
     JobRecord,
     LateRecord,
+    RecancelRecord,
     RoundRecord,
     SplitRecord,
 )
@@ -281,12 +282,20 @@ class _Advance:
         return True
 
     def _cancel(self, step: Cancel) -> None:
-        job = self._job
-        batch = cancel_one(job.api, job.journal, job.clock, step.attempt, step.reason, again=step.again)
+        job, attempt = self._job, step.attempt
+        if attempt.batch is None:
+            return
+        self._cancelled.add(attempt.batch.batch_id)
+        try:
+            batch = cancel_one(job.api, job.journal, job.clock, attempt, step.reason, again=step.again)
+        except (UnreachableError, RateLimitError, RejectedError, NotFoundError) as error:
+            log.warning("%s; it runs on, and none of its rows is sent again before another call is taken", error)
+            return
+        if attempt.cancel is not None and batch is not None:
+            job.journal.write(attempt.key, RecancelRecord(job.clock()))
         if batch is not None:
             log.warning("Cancelled batch %s (%s); it is %s", batch.id, step.reason, batch.status)
             self._snapshots[batch.id] = batch
-            self._cancelled.add(batch.id)
 
     def _collect(self, step: Collect) -> None:
         if step.snapshot.status == "cancelled" and step.attempt.cancel is None:

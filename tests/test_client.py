@@ -571,11 +571,19 @@ def test_batches_of_an_unknown_time_come_before_the_old_ones_of_a_list_that_is_t
 async def test_an_entry_that_is_no_batch_is_left_out_of_a_look_and_hides_nothing_from_a_search(answering, odd):
     listed = {"data": [{"id": "2", "created_at": 2}, odd, {"id": "1", "created_at": 1}], "has_more": False}
     client, _ = answering((200, listed))
+    listing = client.list_batches()
+    assert next(listing).id == "2"
     with pytest.raises(UnreachableError, match=r"Listing batches: .* something else than the Batch API"):
-        list(client.list_batches())
+        next(listing)
     looking = looking_at((200, listed))
     assert [batch.id async for batch in looking.list_batches()] == ["2", "1"]
     await looking.close()
+
+
+def test_an_entry_that_is_no_batch_comes_first_of_a_list_that_tells_no_order(answering):
+    client, _ = answering((200, {"data": [{"id": "1", "created_at": 1}, None], "has_more": False}))
+    with pytest.raises(UnreachableError, match="Listing batches"):
+        next(client.list_batches())
 
 
 def test_files_that_can_not_be_listed_are_not_found_by_name(answering):

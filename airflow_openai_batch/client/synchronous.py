@@ -7,9 +7,9 @@ batch. Uploads and downloads are repeated here, since the SDK can't rewind a str
 from __future__ import annotations
 
 import logging
-import math
 import time
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 import openai
@@ -223,23 +223,28 @@ class OpenAIBatchClient:
 
         Whoever looks for a lost create stops at the first batch that is too old: a server that lists in another order
         is read to its end before the first batch is given. Batches of an unknown time come first then.
+
+        :raises UnreachableError: also at an entry that is no batch: what comes after it may be too old to be looked at,
+            and it itself be the one that is looked for.
         """
 
         def ask(after: dict[str, Any]) -> Any:
             return self.sdk.batches.with_raw_response.list(limit=PAGE, **after)
 
         with translated(self.config, "Listing batches"):
-            pages = ([wire.batch_of(item, expires=self.config.expires) for item in page] for page in self._pages(ask))
+            expires = self.config.expires
+            pages = ([wire.batch_or_why(item, expires=expires) for item in page] for page in self._pages(ask))
             read = next(pages, [])
             # Times that are all the same tell no order, so it is read on until some differ.
             while (order := wire.newest_first(read)) is None and (page := next(pages, None)) is not None:
                 read += page
             if not order:
-                read += [batch for page in pages for batch in page]
-                read.sort(key=lambda batch: batch.created_at or math.inf, reverse=True)
-            yield from read
-            for page in pages:
-                yield from page
+                read += chain.from_iterable(pages)
+                read.sort(key=wire.when, reverse=True)
+            for entry in chain(read, chain.from_iterable(pages)):
+                if isinstance(entry, UnreadableError):
+                    raise entry
+                yield entry
 
     def cancel_batch(self, batch_id: str) -> BatchSnapshot:
         """Cancel a batch; one that has ended already is returned as it is."""

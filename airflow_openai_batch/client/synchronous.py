@@ -49,6 +49,30 @@ def _is_count(text: str | None) -> TypeGuard[str]:
     return text is not None and text.isdigit()
 
 
+def _emptied(target: BinaryIO) -> int:
+    target.seek(0)
+    return target.truncate()
+
+
+def _take(response: Any, target: BinaryIO, progress: Progress, *, keep: bool) -> None:
+    """Write what comes; where the transfer breaks, ``keep`` says whether the rest can be had by itself."""
+    try:
+        # As they come: pieces of a size are held back, and lost when the transfer breaks.
+        for piece in response.iter_bytes():
+            target.write(piece)
+            progress.add(len(piece))
+    except Exception:
+        if not keep:
+            _emptied(target)
+        raise
+
+
+def _begins_at(have: int, content_range: str) -> bool:
+    """Whether a part of a file goes on where it is to; a server that doesn't say is believed."""
+    begin = content_range.partition(" ")[2].partition("-")[0]
+    return not _is_count(begin) or int(begin) == have
+
+
 def _anew_after_progress(target: BinaryIO) -> Callable[[RetryCallState], None]:
     """Have a transfer's tries and pauses counted from where it last got further than ever before.
 
@@ -295,7 +319,8 @@ class OpenAIBatchClient:
     def _pull(self, file_id: str, target: BinaryIO) -> int | None:
         """Append what is still missing; return the file's whole size where the server says it.
 
-        The length of an encoded (compressed) answer is not the file's, and a part of one can't be decoded.
+        The length of an encoded (compressed) answer is not the file's, and its ranges aren't either: nothing is kept of
+        one that broke.
         """
         have = target.seek(0, 2)
         headers = {"Accept-Encoding": "identity"}
@@ -306,23 +331,21 @@ class OpenAIBatchClient:
             streaming = sdk.files.with_streaming_response.content(file_id, extra_headers=headers)
             with streaming as response:
                 encoded = response.headers.get("content-encoding", "").lower() not in {"", "identity"}
-                if have and (encoded or response.status_code != HTTPStatus.PARTIAL_CONTENT):
-                    log.info("The server doesn't resume downloads; file %s starts again", file_id)
-                    target.seek(0)
-                    target.truncate()
-                    have = 0
-                if encoded and response.status_code == HTTPStatus.PARTIAL_CONTENT:
-                    raise UnreachableError(f"Downloading file {file_id}: only a part of an encoded answer came")
+                if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                    if have:
+                        log.info("The server doesn't resume downloads; file %s starts again", file_id)
+                    have = _emptied(target)
+                elif encoded or not _begins_at(have, response.headers.get("content-range", "")):
+                    _emptied(target)
+                    raise UnreachableError(f"Downloading file {file_id}: another part of it came than was asked for")
                 length = None if encoded else response.headers.get("content-length")
                 progress = Progress(f"Downloading file {file_id}", "bytes", int(length) if _is_count(length) else None)
-                # As they come: pieces of a size are held back, and lost when the transfer breaks.
-                for piece in response.iter_bytes():
-                    target.write(piece)
-                    progress.add(len(piece))
+                _take(response, target, progress, keep=not encoded)
         except openai.APIStatusError as error:
             if have and error.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 # Nothing is missing: the transfer broke at its very end.
-                return None
+                size = error.response.headers.get("content-range", "").rpartition("/")[2]
+                return int(size) if _is_count(size) else None
             raise
         total = have + int(length) if _is_count(length) else None
         if total is not None and target.tell() < total:

@@ -20,6 +20,7 @@ from airflow_openai_batch.engine.collect import Collector
 from airflow_openai_batch.engine.crew import take_all
 from airflow_openai_batch.engine.journal import MANIFEST, JobState
 from airflow_openai_batch.engine.landing import Lander
+from airflow_openai_batch.engine.late import names_nothing
 from airflow_openai_batch.engine.models import BatchSnapshot, Done, Ended, Key, Shard, Waiting
 from airflow_openai_batch.engine.money import Account
 from airflow_openai_batch.engine.progress import Progress
@@ -195,7 +196,8 @@ class _Advance:
         """Take what the list shows of these batches off ``ids``; what it can't show is asked for one by one."""
         try:
             for batch in self._job.api.list_batches():
-                if batch.id in ids:
+                # Some lists show no more of a batch than that it has ended.
+                if batch.id in ids and not (batch.ended and names_nothing(batch)):
                     self._snapshots[batch.id] = batch
                     ids.discard(batch.id)
                 if not ids or 0 < batch.created_at < oldest:

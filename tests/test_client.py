@@ -243,7 +243,7 @@ def test_a_download_that_breaks_again_and_again_is_done_as_long_as_each_piece_br
     content = LINE * 1_000
 
     def serve(request):
-        begin = int((request.headers.get("range") or "bytes=0-")[6:-1])
+        begin = range_of(request)
         piece = content[begin : begin + 5_000]
         whole = begin + len(piece) == len(content)
         return 206 if begin else 200, {}, [piece] if whole else broken(piece)
@@ -278,19 +278,51 @@ def test_a_length_that_does_not_arrive_is_still_seen_where_nothing_is_compressed
         download(client, "f")
 
 
-def test_a_compressed_download_that_broke_begins_anew(serving):
+def range_of(request):
+    return int((request.headers.get("range") or "bytes=0-")[6:-1])
+
+
+@pytest.mark.parametrize("ranged", [206, 416])
+def test_a_compressed_download_that_broke_begins_anew(serving, pauses, ranged):
     content, packed = LINE * 1_000, gzip.compress(LINE * 1_000, 0)
     encoded = {"content-encoding": "gzip"}
 
     def serve(request):
-        begin = int((request.headers.get("range") or "bytes=0-")[6:-1])
-        if begin:
-            return 206, encoded, [packed[begin:]]
+        if begin := range_of(request):
+            return ranged, encoded, [packed[begin:]]
         return 200, encoded, broken(packed[:5_000]) if len(asked) == 1 else [packed]
+
+    client, asked = serving(serve, max_retries=1)
+    assert download(client, "f") == content
+    assert asked == [None, None]
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("headers", [{"content-range": "bytes 0-137999/138000"}, {"content-encoding": "gzip"}])
+def test_a_part_that_does_not_go_on_where_it_should_is_not_appended(serving, pauses, headers):
+    content = LINE * 1_000
+
+    def serve(request):
+        if range_of(request):
+            return 206, headers, [content]
+        return 200, {}, broken(content[:5_000]) if len(asked) == 1 else [content]
 
     client, asked = serving(serve, max_retries=2)
     assert download(client, "f") == content
-    assert (asked[0], asked[2]) == (None, None)
+    assert asked == [None, "bytes=5000-", None]
+    assert len(pauses) == 2
+
+
+def test_a_file_is_not_whole_because_nothing_is_there_after_it_when_its_size_is_another(serving, pauses):
+    def serve(request):
+        if range_of(request):
+            return 416, {"content-range": "bytes */9"}, []
+        return 200, {}, broken(LINE)
+
+    client, _ = serving(serve, max_retries=1)
+    with pytest.raises(UnreachableError, match=rf"has 9 bytes, {len(LINE)} arrived"):
+        download(client, "f")
+    assert len(pauses) == 1
 
 
 def test_a_file_that_is_not_there_is_not_found(connect, calls):
@@ -619,11 +651,19 @@ def test_batches_of_an_unknown_time_come_before_the_old_ones_of_a_list_that_is_t
 async def test_an_entry_that_is_no_batch_is_left_out_of_a_look_and_hides_nothing_from_a_search(answering, odd):
     listed = {"data": [{"id": "2", "created_at": 2}, odd, {"id": "1", "created_at": 1}], "has_more": False}
     client, _ = answering((200, listed))
+    listing = client.list_batches()
+    assert next(listing).id == "2"
     with pytest.raises(UnreachableError, match=r"Listing batches: .* something else than the Batch API"):
-        list(client.list_batches())
+        next(listing)
     looking = looking_at((200, listed))
     assert [batch.id async for batch in looking.list_batches()] == ["2", "1"]
     await looking.close()
+
+
+def test_an_entry_that_is_no_batch_comes_first_of_a_list_that_tells_no_order(answering):
+    client, _ = answering((200, {"data": [{"id": "1", "created_at": 1}, None], "has_more": False}))
+    with pytest.raises(UnreachableError, match="Listing batches"):
+        next(client.list_batches())
 
 
 def test_files_that_can_not_be_listed_are_not_found_by_name(answering):

@@ -7,9 +7,9 @@ batch. Uploads and downloads are repeated here, since the SDK can't rewind a str
 from __future__ import annotations
 
 import logging
-import math
 import time
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 import openai
@@ -48,6 +48,30 @@ def _asked_or_random(state: RetryCallState) -> float:
 
 def _is_count(text: str | None) -> TypeGuard[str]:
     return text is not None and text.isdigit()
+
+
+def _emptied(target: BinaryIO) -> int:
+    target.seek(0)
+    return target.truncate()
+
+
+def _take(response: Any, target: BinaryIO, progress: Progress, *, keep: bool) -> None:
+    """Write what comes; where the transfer breaks, ``keep`` says whether the rest can be had by itself."""
+    try:
+        # As they come: pieces of a size are held back, and lost when the transfer breaks.
+        for piece in response.iter_bytes():
+            target.write(piece)
+            progress.add(len(piece))
+    except Exception:
+        if not keep:
+            _emptied(target)
+        raise
+
+
+def _begins_at(have: int, content_range: str) -> bool:
+    """Whether a part of a file goes on where it is to; a server that doesn't say is believed."""
+    begin = content_range.partition(" ")[2].partition("-")[0]
+    return not _is_count(begin) or int(begin) == have
 
 
 def _anew_after_progress(target: BinaryIO) -> Callable[[RetryCallState], None]:
@@ -224,23 +248,28 @@ class OpenAIBatchClient:
 
         Whoever looks for a lost create stops at the first batch that is too old: a server that lists in another order
         is read to its end before the first batch is given. Batches of an unknown time come first then.
+
+        :raises UnreachableError: also at an entry that is no batch: what comes after it may be too old to be looked at,
+            and it itself be the one that is looked for.
         """
 
         def ask(after: dict[str, Any]) -> Any:
             return self.sdk.batches.with_raw_response.list(limit=PAGE, **after)
 
         with translated(self.config, "Listing batches"):
-            pages = ([wire.batch_of(item, expires=self.config.expires) for item in page] for page in self._pages(ask))
+            expires = self.config.expires
+            pages = ([wire.batch_or_why(item, expires=expires) for item in page] for page in self._pages(ask))
             read = next(pages, [])
             # Times that are all the same tell no order, so it is read on until some differ.
             while (order := wire.newest_first(read)) is None and (page := next(pages, None)) is not None:
                 read += page
             if not order:
-                read += [batch for page in pages for batch in page]
-                read.sort(key=lambda batch: batch.created_at or math.inf, reverse=True)
-            yield from read
-            for page in pages:
-                yield from page
+                read += chain.from_iterable(pages)
+                read.sort(key=wire.when, reverse=True)
+            for entry in chain(read, chain.from_iterable(pages)):
+                if isinstance(entry, UnreadableError):
+                    raise entry
+                yield entry
 
     def cancel_batch(self, batch_id: str) -> BatchSnapshot:
         """Cancel a batch; one that has ended already is returned as it is."""
@@ -291,7 +320,8 @@ class OpenAIBatchClient:
     def _pull(self, file_id: str, target: BinaryIO) -> int | None:
         """Append what is still missing; return the file's whole size where the server says it.
 
-        The length of an encoded (compressed) answer is not the file's, and a part of one can't be decoded.
+        The length of an encoded (compressed) answer is not the file's, and its ranges aren't either: nothing is kept of
+        one that broke.
         """
         have = target.seek(0, 2)
         headers = {"Accept-Encoding": "identity"}
@@ -302,23 +332,21 @@ class OpenAIBatchClient:
             streaming = sdk.files.with_streaming_response.content(file_id, extra_headers=headers)
             with streaming as response:
                 encoded = response.headers.get("content-encoding", "").lower() not in {"", "identity"}
-                if have and (encoded or response.status_code != HTTPStatus.PARTIAL_CONTENT):
-                    log.info("The server doesn't resume downloads; file %s starts again", file_id)
-                    target.seek(0)
-                    target.truncate()
-                    have = 0
-                if encoded and response.status_code == HTTPStatus.PARTIAL_CONTENT:
-                    raise UnreachableError(f"Downloading file {file_id}: only a part of an encoded answer came")
+                if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                    if have:
+                        log.info("The server doesn't resume downloads; file %s starts again", file_id)
+                    have = _emptied(target)
+                elif encoded or not _begins_at(have, response.headers.get("content-range", "")):
+                    _emptied(target)
+                    raise UnreachableError(f"Downloading file {file_id}: another part of it came than was asked for")
                 length = None if encoded else response.headers.get("content-length")
                 progress = Progress(f"Downloading file {file_id}", "bytes", int(length) if _is_count(length) else None)
-                # As they come: pieces of a size are held back, and lost when the transfer breaks.
-                for piece in response.iter_bytes():
-                    target.write(piece)
-                    progress.add(len(piece))
+                _take(response, target, progress, keep=not encoded)
         except openai.APIStatusError as error:
             if have and error.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 # Nothing is missing: the transfer broke at its very end.
-                return None
+                size = error.response.headers.get("content-range", "").rpartition("/")[2]
+                return int(size) if _is_count(size) else None
             raise
         total = have + int(length) if _is_count(length) else None
         if total is not None and target.tell() < total:

@@ -7,6 +7,7 @@ order, and on Azure a creation that is answered with ``{"errors": {"data": [...]
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Any
@@ -88,6 +89,14 @@ def batch_of(value: Any, *, expires: bool = True) -> BatchSnapshot:
         errors=issues_of(batch),
         metadata={str(name): str(text) for name, text in metadata.items()} if isinstance(metadata, dict) else {},
     )
+
+
+def batch_or_why(value: Any, *, expires: bool = True) -> BatchSnapshot | UnreadableError:
+    """Return a list's entry as a batch, or why it is none: who searches must hear of it, but only on getting there."""
+    try:
+        return batch_of(value, expires=expires)
+    except UnreadableError as error:
+        return error
 
 
 def _unwrapped(value: Any) -> dict[str, Any]:
@@ -207,9 +216,14 @@ def _id_of(item: Any) -> str:
         return ""
 
 
-def newest_first(batches: list[BatchSnapshot]) -> bool | None:
+def when(entry: BatchSnapshot | UnreadableError) -> float:
+    """Return when a batch was created; what isn't known is later than all, since it may be."""
+    return (isinstance(entry, BatchSnapshot) and entry.created_at) or math.inf
+
+
+def newest_first(entries: list[BatchSnapshot | UnreadableError]) -> bool | None:
     """Whether batches are ordered as OpenAI's are; None where their times don't tell: unknown, or all the same."""
-    times = [batch.created_at for batch in batches if batch.created_at]
+    times = [at for entry in entries if (at := when(entry)) < math.inf]
     if any(earlier < later for earlier, later in pairwise(times)):
         return False
     return True if len(set(times)) > 1 else None

@@ -11,6 +11,7 @@ each created exclusively and never changed::
     _job/batches/00000.r0.a0.fence.json    the file was deleted, so that no create of this attempt can succeed any more
     _job/batches/00000.r0.a0.batch.json    the batch's id: created by us, or found by its metadata
     _job/batches/00000.r0.a0.cancel.json   we asked for its cancellation
+    _job/batches/00000.r0.a0.recancel.json it still ran, and a call that asked again was taken
     _job/batches/00000.r0.a0.void.json     the attempt provably bought nothing; the next may claim
     _job/batches/00000.r0.a0.late.json     the batch ended, and its files weren't there, or not whole
     _job/batches/00000.r0.a0.end.json      the batch ended and what it returned is on the store
@@ -43,6 +44,7 @@ from airflow_openai_batch.engine.records import (
     JobRecord,
     LateRecord,
     OwnerRecord,
+    RecancelRecord,
     RoundRecord,
     SplitRecord,
     StopRecord,
@@ -69,7 +71,7 @@ _DIGEST = "_job/digest.json"
 _ROUNDS = "_job/rounds"
 _BATCHES = "_job/batches"
 _PLANS = "_job/plans"
-_ENTRY = re.compile(r"(\d{5,})\.r(\d+)\.a(\d+)\.(upload|intent|doom|fence|batch|cancel|void|late|end)\.json")
+_ENTRY = re.compile(r"(\d{5,})\.r(\d+)\.a(\d+)\.(upload|intent|doom|fence|batch|cancel|recancel|void|late|end)\.json")
 _SPLIT = re.compile(r"\d+\.\d+\.split\.json")
 
 DIGEST_EVERY = 16
@@ -82,6 +84,7 @@ _KINDS: dict[str, type[Any]] = {
     "fence": FenceRecord,
     "batch": BatchRecord,
     "cancel": CancelRecord,
+    "recancel": RecancelRecord,
     "void": VoidRecord,
     "late": LateRecord,
     "end": EndRecord,
@@ -98,6 +101,7 @@ Record = (
     | FenceRecord
     | BatchRecord
     | CancelRecord
+    | RecancelRecord
     | VoidRecord
     | LateRecord
     | EndRecord

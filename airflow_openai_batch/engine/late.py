@@ -44,7 +44,12 @@ def names_too_little(snapshot: BatchSnapshot) -> bool:
 
     One that failed as a whole has none, whatever it counts as failed.
     """
-    if snapshot.output_file_id or snapshot.error_file_id:
+    if not names_nothing(snapshot):
         return False
     failed = 0 if snapshot.status == "failed" else snapshot.counts.failed
     return snapshot.counts.completed + failed > 0
+
+
+def names_nothing(snapshot: BatchSnapshot) -> bool:
+    """Whether a batch names neither file."""
+    return not (snapshot.output_file_id or snapshot.error_file_id)

@@ -60,7 +60,7 @@ ON_KILL = "on_kill"
 """Why a batch is cancelled whose task was ended by its user."""
 
 SETTLING = 900.0
-"""Seconds that a batch is given to end after its cancellation was asked for late; OpenAI's take up to ten minutes."""
+"""Seconds to the next try where a stuck batch can't be cancelled."""
 
 
 @dataclass(frozen=True)
@@ -227,16 +227,18 @@ class _Survey:
             self.watched.append(snapshot.id)
             if late < math.inf:
                 self.times.append(late)
+        elif snapshot.status != "cancelling" and last.recancel is None:
+            # Nobody took a cancellation, so all of its rows may still be run, and billed.
+            self.watched.append(snapshot.id)
+            self.times.append(self._now + SETTLING)
         else:
             self.steps.append(Collect(shard, last, replace(snapshot, status="expired"), final=True))
 
     def _stuck_at(self, last: Attempt, snapshot: BatchSnapshot) -> float:
         """Return when a batch is taken to be stuck."""
         late = math.inf if snapshot.expires_at is None else snapshot.expires_at + self._rules.overdue
-        if last.cancel is not None:
-            late = max(late, last.cancel.at + self._rules.overdue)
-        # One that has only just been told is given time, however late that was.
-        return max(late, self._now + SETTLING) if snapshot.id in self._cancelled else late
+        told = last.recancel or last.cancel
+        return late if told is None else max(late, told.at + self._rules.overdue)
 
     def _to_cancel(self, last: Attempt, snapshot: BatchSnapshot) -> Cancel | None:
         """Say whether a running batch is to be cancelled now.
@@ -250,7 +252,7 @@ class _Survey:
         if self._state.stop is not None:
             return Cancel(last, "stopped", again=False)
         if self._now >= self._stuck_at(last, snapshot):
-            return Cancel(last, OVERDUE, again=True)
+            return Cancel(last, OVERDUE, again=True) if last.recancel is None else None
         if due is not None and self._now >= due:
             return Cancel(last, "deadline", again=True)
         return None if told is None or told.reason == ON_KILL else Cancel(last, told.reason, told.again)

@@ -159,6 +159,13 @@ class CancelRecord:
 
 
 @dataclass(frozen=True)
+class RecancelRecord:
+    """The batch still ran after its cancellation was noted, and a call that asked for it again was taken."""
+
+    at: float
+
+
+@dataclass(frozen=True)
 class LateRecord:
     """The batch had ended, and what it returned wasn't there, or not whole."""
 
@@ -213,5 +220,6 @@ class Attempt:
     batch: BatchRecord | None = None
     cancel: CancelRecord | None = None
     void: VoidRecord | None = None
+    recancel: RecancelRecord | None = None
     late: LateRecord | None = None
     end: EndRecord | None = None

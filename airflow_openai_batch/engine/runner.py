@@ -20,6 +20,7 @@ from airflow_openai_batch.engine.collect import Collector
 from airflow_openai_batch.engine.crew import take_all
 from airflow_openai_batch.engine.journal import MANIFEST, JobState
 from airflow_openai_batch.engine.landing import Lander
+from airflow_openai_batch.engine.late import names_nothing
 from airflow_openai_batch.engine.models import BatchSnapshot, Done, Ended, Key, Shard, Waiting
 from airflow_openai_batch.engine.money import Account
 from airflow_openai_batch.engine.progress import Progress
@@ -28,6 +29,7 @@ from airflow_openai_batch.engine.records import (
     IntentRecord,
     JobRecord,
     LateRecord,
+    RecancelRecord,
     RoundRecord,
     SplitRecord,
 )
@@ -194,7 +196,8 @@ class _Advance:
         """Take what the list shows of these batches off ``ids``; what it can't show is asked for one by one."""
         try:
             for batch in self._job.api.list_batches():
-                if batch.id in ids:
+                # Some lists show no more of a batch than that it has ended.
+                if batch.id in ids and not (batch.ended and names_nothing(batch)):
                     self._snapshots[batch.id] = batch
                     ids.discard(batch.id)
                 if not ids or 0 < batch.created_at < oldest:
@@ -281,12 +284,20 @@ class _Advance:
         return True
 
     def _cancel(self, step: Cancel) -> None:
-        job = self._job
-        batch = cancel_one(job.api, job.journal, job.clock, step.attempt, step.reason, again=step.again)
+        job, attempt = self._job, step.attempt
+        if attempt.batch is None:
+            return
+        self._cancelled.add(attempt.batch.batch_id)
+        try:
+            batch = cancel_one(job.api, job.journal, job.clock, attempt, step.reason, again=step.again)
+        except (UnreachableError, RateLimitError, RejectedError, NotFoundError) as error:
+            log.warning("%s; it runs on, and none of its rows is sent again before another call is taken", error)
+            return
+        if attempt.cancel is not None and batch is not None:
+            job.journal.write(attempt.key, RecancelRecord(job.clock()))
         if batch is not None:
             log.warning("Cancelled batch %s (%s); it is %s", batch.id, step.reason, batch.status)
             self._snapshots[batch.id] = batch
-            self._cancelled.add(batch.id)
 
     def _collect(self, step: Collect) -> None:
         if step.snapshot.status == "cancelled" and step.attempt.cancel is None:

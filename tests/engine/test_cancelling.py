@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_openai_batch.engine.models import Done, Waiting
+from airflow_openai_batch.engine.models import Done
 from airflow_openai_batch.engine.runner import advance
-from airflow_openai_batch.exceptions import JobHaltedError, JobTimeoutError, NotFoundError, UnreachableError
+from airflow_openai_batch.exceptions import (
+    JobHaltedError,
+    JobTimeoutError,
+    NotFoundError,
+    RejectedError,
+    UnreachableError,
+)
 
 ROWS = [{"prompt": word} for word in "abcdefgh"]
 LOST = UnreachableError("no answer")
@@ -123,16 +129,27 @@ def test_a_cancellation_that_did_not_arrive_is_asked_for_again_before_its_rows_a
     advance(fakes.job(ROWS, **options))
     fake.batches["batch-0"] = replace(fake.batches["batch-0"], expires_at=clock.now + 86_400)
     clock.now += 90_001 if not options else 7_200
-    fake.errors["cancel_batch"] = [LOST]
-    with pytest.raises(UnreachableError):
-        advance(fakes.job(ROWS, **options))
-    assert fake.batches["batch-0"].status == "in_progress"
-    clock.now += 100_000
+    for error in (LOST, RejectedError("not now"), NotFoundError("no such call", status=404)):
+        fake.errors["cancel_batch"] = [error]
+        waiting = advance(fakes.job(ROWS, **options))
+        assert waiting.batches == ("batch-0",)
+        assert fake.batches["batch-0"].status == "in_progress"
+        clock.now += 100_000
     waiting = advance(fakes.job(ROWS, **options))
-    assert isinstance(waiting, Waiting)
     assert fake.batches["batch-0"].status == "cancelling"
     assert (len(fake.batches), fake.asked) == (1, [])
-    assert waiting.until >= clock.now + 900
+    assert waiting.until == clock.now + 3_600
+
+
+def test_a_batch_that_runs_on_for_an_hour_after_a_second_cancellation_was_taken_has_expired(fakes, fake, clock):
+    fake.cancel_batch = fake.retrieve_batch
+    advance(fakes.job(ROWS))
+    fake.batches["batch-0"] = replace(fake.batches["batch-0"], expires_at=clock.now)
+    for seconds in (3_600, 100_000, 3_599):
+        clock.now += seconds
+        assert advance(fakes.job(ROWS)).batches == ("batch-0",)
+    clock.now += 1
+    assert advance(fakes.job(ROWS)).batches == ("batch-1",)
 
 
 def test_a_batch_whose_task_was_killed_runs_on_for_the_next_try_where_the_call_did_not_arrive(fakes, fake):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_openai_batch.engine.journal import Journal
-from airflow_openai_batch.engine.models import Usage, Waiting
+from airflow_openai_batch.engine.models import Counts, Usage, Waiting
 from airflow_openai_batch.engine.records import RowIssue
 from airflow_openai_batch.engine.runner import advance
 from airflow_openai_batch.exceptions import NotFoundError, UnreachableError
@@ -321,3 +321,14 @@ def test_a_download_that_is_cut_goes_on_where_it_was(desk, emulator):
     done = desk.run(ROWS)
     assert done.outputs == [row["prompt"] for row in ROWS]
     assert emulator.ledger.faults["cut_download"] >= 1
+
+
+def test_a_list_that_shows_no_files_is_not_believed_of_a_batch_that_has_ended(fakes, fake):
+    rows = [{"prompt": f"row {n}"} for n in range(5)]
+    advance(fakes.job(rows, requests_per_batch=1))
+    for batch_id in list(fake.batches):
+        fake.end(batch_id)
+    bare = {"output_file_id": None, "error_file_id": None, "counts": Counts()}
+    fake.list_batches = lambda: iter([replace(batch, **bare) for batch in reversed(fake.batches.values())])
+    assert fakes.finish(fakes.job(rows, requests_per_batch=1)).statuses == ["succeeded"] * 5
+    assert fake.calls["create_batch"] == 5

@@ -246,7 +246,7 @@ def test_a_list_that_fails_is_no_outage_while_batches_can_be_retrieved(fakes, fa
     for batch_id in fake.batches:
         fake.end(batch_id)
     fake.errors["list_batches"] = [UnreachableError("answered 501", status=501)]
-    assert fakes.finish(fakes.job(ROWS, requests_per_batch=1)).manifest["rows"]["succeeded"] == 4
+    assert isinstance(advance(fakes.job(ROWS, requests_per_batch=1)), Done)
 
 
 def test_a_list_and_a_batch_that_fail_are_an_outage(fakes, fake, clock):

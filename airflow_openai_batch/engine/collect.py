@@ -116,13 +116,13 @@ class Collector:
         seen: set[str] = set()
         sizes: dict[str, int | None] = {}
         counts = snapshot.counts
-        for kind, file_id, some in (
-            ("output", snapshot.output_file_id, counts.completed > 0),
-            ("error", snapshot.error_file_id, counts.failed > 0),
+        for kind, file_id, lines in (
+            ("output", snapshot.output_file_id, counts.completed),
+            ("error", snapshot.error_file_id, counts.failed),
         ):
             name = f"{RAW}/{attempt.key}.{kind}.jsonl"
             try:
-                sizes[kind] = self._fetch(name, file_id, shard, count, seen, some=some, final=final)
+                sizes[kind] = self._fetch(name, file_id, shard, count, seen, lines=lines, final=final)
             except (NotFoundError, _NotWholeError) as error:
                 if not final:
                     log.warning("File %s of batch %s: %s; looking again in a while", file_id, snapshot.id, error)
@@ -185,11 +185,11 @@ class Collector:
         return EndRecord(**{**end.__dict__, "rows": count.rows, "open": ranges})
 
     def _fetch(
-        self, name: str, file_id: str | None, shard: Shard, count: _Count, seen: set[str], *, some: bool, final: bool
+        self, name: str, file_id: str | None, shard: Shard, count: _Count, seen: set[str], *, lines: int, final: bool
     ) -> int | None:
         """Bring a file to the store and count what is in it.
 
-        :param some: whether the batch counts lines in it.
+        :param lines: how many the batch counts in it.
         :param final: whether it is taken as it is.
         :raises NotFoundError: it isn't there.
         :raises _NotWholeError: what came can't be it.
@@ -197,26 +197,26 @@ class Collector:
         if not file_id:
             return None
         with tempfile.TemporaryFile(prefix="openai-batch-") as spool:
-            size = self._download(file_id, spool)
+            size = self._download(file_id, spool, lines)
             spool.seek(0)
             before = len(seen) + sum(count.noise.values()) - count.noise["unreadable"]
             self._scan(spool, shard, count, seen)
             readable = len(seen) + sum(count.noise.values()) - count.noise["unreadable"] - before
             if not (final or readable):
-                _check_kind(spool, size, some=some)
+                _check_kind(spool, size, some=lines > 0)
             spool.seek(0)
             with self._store.publish(name) as target:
                 shutil.copyfileobj(spool, target, _PIECE)
         return size
 
-    def _download(self, file_id: str, spool: BinaryIO) -> int:
-        """Bring a file to the local disk; one that ends in the middle of a line once more, until two of them agree."""
+    def _download(self, file_id: str, spool: BinaryIO, lines: int) -> int:
+        """Bring a file to the local disk; one that seems to be cut once more, until two of them agree."""
         before = -1
         for _ in range(_TRIES):
             spool.seek(0)
             spool.truncate()
             size = self._api.download(file_id, spool)
-            if not size or size == before or parse_line(_last_line(spool, size)) is not None:
+            if not size or size == before or not _seems_cut(spool, size, lines):
                 break
             before = size
         return size
@@ -296,6 +296,14 @@ def _check_kind(file: BinaryIO, size: int, *, some: bool) -> None:
     file.seek(0)
     if size and b'"custom_id"' not in file.read(_PIECE):
         raise _NotWholeError("no line of it is an answer")
+
+
+def _seems_cut(file: BinaryIO, size: int, lines: int) -> bool:
+    """Whether a file ends in the middle of a line, or has fewer than its batch counts."""
+    if parse_line(_last_line(file, size)) is None:
+        return True
+    file.seek(0)
+    return sum(piece.count(b"\n") for piece in iter(lambda: file.read(_PIECE), b"")) < lines - 1
 
 
 def _last_line(file: BinaryIO, size: int) -> bytes:

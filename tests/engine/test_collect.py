@@ -215,10 +215,12 @@ def test_what_comes_in_place_of_a_file_is_not_taken_for_it(fakes, fake, clock, p
     assert fake.calls["create_batch"] == 1
 
 
-def test_a_file_that_was_cut_in_a_line_is_downloaded_once_more(fakes, fake, monkeypatch):
+@pytest.mark.parametrize("in_a_line", [True, False], ids=["in a line", "between two"])
+def test_a_file_that_was_cut_is_downloaded_once_more(fakes, fake, monkeypatch, in_a_line):
     advance(fakes.job(ROWS))
     fake.end()
-    download, cuts = fake.download, [150]
+    content = fake.files[fake.batches["batch-0"].output_file_id][1]
+    download, cuts = fake.download, [content.index(b"\n") + (20 if in_a_line else 1)]
 
     def cut(file_id, target):
         size = download(file_id, target)
